@@ -1,0 +1,106 @@
+"""Where Redis, S3 and the stack's folder are: from the environment first, then from the folder's credentials file."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BaseModel
+
+from symposia_shared.errors import BadInput, StackUnavailable
+
+CREDENTIALS = "credentials.json"
+
+
+class S3Settings(BaseModel):
+    """An S3 endpoint and a bucket. Without keys, boto3's own chain finds them."""
+
+    #: None: AWS
+    endpoint_url: str | None = None
+    region: str = "us-east-1"
+    access_key: str | None = None
+    secret_key: SecretStr | None = None
+    bucket: str = "symposia"
+
+
+class Settings(BaseSettings):
+    """``SYMPOSIA_BROKER_URL``, ``SYMPOSIA_S3__ENDPOINT_URL`` and so on; see ``load``."""
+
+    model_config = SettingsConfigDict(env_prefix="SYMPOSIA_", env_nested_delimiter="__", extra="ignore")
+
+    #: ``redis://``, ``rediss://`` or ``redis+socket://``
+    broker_url: SecretStr | None = None
+    s3: S3Settings = S3Settings()
+    #: every Redis key and channel of ours starts with it
+    prefix: str = "symposia:"
+    #: the stack's folder
+    dir: Path = Field(default_factory=lambda: Path.home() / ".symposia")
+
+    @field_validator("prefix")
+    @classmethod
+    def _plain(cls, prefix: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9_.-]{1,40}:", prefix):
+            raise ValueError("a prefix is 1 to 40 letters, digits, '.', '_' or '-' and a colon, such as 'symposia:'")
+        return prefix
+
+    @property
+    def external(self) -> bool:
+        """Whether Redis was named by the environment, so that no embedded one is meant."""
+        return self.broker_url is not None
+
+    @property
+    def broker(self) -> str:
+        """The broker's URL, password included. Raises StackUnavailable where none is known."""
+        if self.broker_url is None:
+            raise StackUnavailable(f"No broker is known: no stack has been started in {self.dir}, and SYMPOSIA_BROKER_URL is not set. "
+                                   "Run `symposia up`, or name the folder with --dir or SYMPOSIA_DIR.")
+        return self.broker_url.get_secret_value()
+
+    def environ(self) -> dict[str, str]:
+        """These settings as environment variables, for a child process."""
+        pairs: dict[str, str | None] = {
+            "SYMPOSIA_BROKER_URL": self.broker_url.get_secret_value() if self.broker_url else None, "SYMPOSIA_PREFIX": self.prefix,
+            "SYMPOSIA_DIR": str(self.dir), "SYMPOSIA_S3__ENDPOINT_URL": self.s3.endpoint_url, "SYMPOSIA_S3__REGION": self.s3.region,
+            "SYMPOSIA_S3__ACCESS_KEY": self.s3.access_key, "SYMPOSIA_S3__BUCKET": self.s3.bucket,
+            "SYMPOSIA_S3__SECRET_KEY": self.s3.secret_key.get_secret_value() if self.s3.secret_key else None,
+        }
+        return {name: value for name, value in pairs.items() if value is not None}
+
+
+def load(folder: Path | str | None = None) -> Settings:
+    """The settings in force: the environment, completed by ``folder``'s credentials file (default SYMPOSIA_DIR or ~/.symposia)."""
+    given: dict[str, Any] = {} if folder is None else {"dir": Path(folder)}
+    try:
+        settings = Settings(**given)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        name = "SYMPOSIA_" + "__".join(str(part).upper() for part in fault["loc"])
+        raise BadInput(f"{name} is {fault.get('input')!r}: {fault['msg']}.", field=name, value=fault.get("input"),
+                       remedy="Correct the environment variable.") from None
+    settings = settings.model_copy(update={"dir": settings.dir.expanduser().absolute()})
+    return settings.model_copy(update=_from_credentials(settings))
+
+
+def _from_credentials(settings: Settings) -> dict[str, Any]:
+    path = settings.dir / CREDENTIALS
+    try:
+        stored = json.loads(path.read_text())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise StackUnavailable(f"{path} cannot be read ({error}). Make it readable, or remove it and run `symposia up` again.") from None
+    update: dict[str, Any] = {}
+    if settings.broker_url is None:
+        update["broker_url"] = SecretStr(stored["broker_url"])
+        if "SYMPOSIA_PREFIX" not in os.environ and "prefix" in stored:
+            update["prefix"] = stored["prefix"]
+    if settings.s3.endpoint_url is None and settings.s3.access_key is None:
+        s3 = stored["s3"]
+        update["s3"] = S3Settings(endpoint_url=s3["endpoint_url"], access_key=s3["access_key"], secret_key=SecretStr(s3["secret_key"]),
+                                  bucket=s3["bucket"], region=s3.get("region", "us-east-1"))
+    return update

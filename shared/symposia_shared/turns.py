@@ -1,0 +1,83 @@
+"""One member asked once, and what came back."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from symposia_shared.prompts import Message, Sampling
+from symposia_shared.values import Value
+
+FinishReason = Literal["stop", "length"]
+
+#: Why a member did not speak. The first group comes from engines, the second from the round's end.
+Cause = Literal[
+    "out_of_memory", "device_lost", "throttled", "timeout", "bad_prompt", "prompt_too_long", "refused", "bug", "poison",
+    "deadline", "settled", "quorum", "cancelled",
+]
+
+
+class Turn(Value):
+    """A member, the checkpoint it speaks with, and what it is asked."""
+
+    #: the member's name within its job
+    member: str
+    model: str
+    #: chat messages, oldest first; a base model is given their contents as plain text
+    messages: tuple[Message, ...] = Field(min_length=1)
+    sampling: Sampling = Sampling()
+
+
+class Usage(Value):
+    """Tokens as the checkpoint's own tokenizer counts them."""
+
+    prompt_tokens: int = Field(0, ge=0)
+    completion_tokens: int = Field(0, ge=0)
+
+
+class Timing(Value):
+    """When things happened to a turn, in seconds since the epoch by the pool's clock."""
+
+    claimed_at: float = 0.0
+    first_token_at: float | None = None
+    last_token_at: float | None = None
+
+
+class Completion(Value):
+    """What a member said."""
+
+    kind: Literal["completion"] = "completion"
+    text: str
+    finish_reason: FinishReason = "stop"
+    usage: Usage = Usage()
+    #: a thinking model's reasoning: hidden from peers and extraction, counted in ``usage``
+    reasoning: str | None = None
+    #: mean natural log-probability of the completion's tokens, where the engine reports it
+    logprob_mean: float | None = None
+    timing: Timing = Timing()
+    #: the pool that ran it
+    pool: str = ""
+
+    @property
+    def spoke(self) -> bool:
+        """True: a completion is an answer."""
+        return True
+
+
+class Abstention(Value):
+    """Why a member said nothing that counts."""
+
+    kind: Literal["abstention"] = "abstention"
+    cause: Cause
+    message: str = ""
+    timing: Timing = Timing()
+    pool: str = ""
+
+    @property
+    def spoke(self) -> bool:
+        """False: an abstention is never taken for an answer."""
+        return False
+
+
+Reply = Annotated[Completion | Abstention, Field(discriminator="kind")]
