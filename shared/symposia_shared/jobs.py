@@ -12,7 +12,7 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 from symposia_shared.errors import BadInput
 from symposia_shared.prompts import Message, Sampling
 from symposia_shared.turns import Turn
-from symposia_shared.values import Value, bad_input
+from symposia_shared.values import Kinded, Value, bad_input
 
 if TYPE_CHECKING:
     from symposia_shared.play import Play
@@ -44,7 +44,7 @@ def _not_blank(text: str) -> str:
 PromptText = Annotated[str, AfterValidator(_not_blank)]
 
 
-class Job(Value, ABC):
+class Job(Kinded, ABC):
     """What every job has. ``kind`` tells them apart in JSON: ``inference`` or a pattern's name."""
 
     #: seconds from submission after which the job is closed with what there is

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from symposia_shared.prompts import Message, Sampling
-from symposia_shared.values import Value
+from symposia_shared.values import Kinded, Value
 
 FinishReason = Literal["stop", "length"]
 
@@ -44,7 +44,7 @@ class Timing(Value):
     last_token_at: float | None = None
 
 
-class Completion(Value):
+class Completion(Kinded):
     """What a member said."""
 
     kind: Literal["completion"] = "completion"
@@ -65,7 +65,7 @@ class Completion(Value):
         return True
 
 
-class Abstention(Value):
+class Abstention(Kinded):
     """Why a member said nothing that counts."""
 
     kind: Literal["abstention"] = "abstention"

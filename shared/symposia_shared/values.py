@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from symposia_shared.errors import BadInput
 
@@ -43,6 +43,14 @@ class Value(BaseModel):
     def canonical(self) -> bytes:
         """The one byte form of this value, for digests: all fields, sorted keys."""
         return canonical_json(self.model_dump(mode="json"))
+
+
+class Kinded(Value):
+    """A value that says in JSON what it is: its ``kind`` is written even where defaults are left out."""
+
+    @model_serializer(mode="wrap")
+    def _with_kind(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {"kind": getattr(self, "kind", type(self).__name__), **plain(self)}
 
 
 def canonical_json(value: object) -> bytes:
