@@ -1,0 +1,30 @@
+"""Symposia: many open-weight language models, one queue, one answer.
+
+    import symposia
+
+    with symposia.Client() as client:
+        print(client.ask("What is 17 + 25?", model="smollm2-135m"))
+"""
+
+from symposia.client import AsyncClient, Client
+from symposia.handle import AsyncHandle, Handle
+from symposia_shared.errors import (
+    BadInput, BrokerUnavailable, JobCancelled, JobFailed, NoQuorum, NotPlaced, NotYet, PromptTooLong, StoreUnavailable, SymposiaError,
+    Unavailable, UnknownJob, UnknownModel,
+)
+from symposia_shared.jobs import Collaboration, Inference, Job, Member
+from symposia_shared.patterns import parse_job
+from symposia_shared.patterns.ensemble import Ensemble
+from symposia_shared.prompts import Message, Sampling
+from symposia_shared.rehearsal import rehearse
+from symposia_shared.results import Result
+from symposia_shared.standing import Status
+from symposia_shared.turns import Abstention, Completion, Turn
+from symposia_shared.verdicts import Verdict
+
+__all__ = [
+    "Abstention", "AsyncClient", "AsyncHandle", "BadInput", "BrokerUnavailable", "Client", "Collaboration", "Completion", "Ensemble", "Handle",
+    "Inference", "Job", "JobCancelled", "JobFailed", "Member", "Message", "NoQuorum", "NotPlaced", "NotYet", "PromptTooLong", "Result",
+    "Sampling", "Status", "StoreUnavailable", "SymposiaError", "Turn", "Unavailable", "UnknownJob", "UnknownModel", "Verdict", "parse_job",
+    "rehearse",
+]

@@ -29,6 +29,8 @@ class Round:
     settled_from: int = 1
     #: the fewest members that must have spoken when the round is closed
     quorum: int = 1
+    #: how many must have spoken for the round to be closed without waiting for the others; None: wait for all
+    close_at: int | None = None
 
     @property
     def digest(self) -> str:

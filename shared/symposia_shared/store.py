@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from symposia_shared.errors import Conflict, StoreUnavailable, SymposiaError
@@ -18,6 +20,24 @@ class Written:
 
     ours: bool
     body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What S3 says of an object without sending it."""
+
+    etag: str
+    #: bytes
+    size: int
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+class Replaced(Exception):
+    """The object is no longer the one its ETag named: begin again with a new head."""
+
+
+#: large objects are sent in parts of so many bytes
+_PART_BYTES = 16 * 1024 * 1024
 
 
 class Store:
@@ -88,6 +108,48 @@ class Store:
             if found is not None:
                 return Written(ours=found == body, body=found)
         raise Conflict(f"{self.uri(key)} is being written and deleted at once; see who else writes there.")
+
+    def head(self, key: str) -> Head | None:
+        """What is known of the object, or None where there is none."""
+        try:
+            found = self.client.head_object(Bucket=self.bucket, Key=key)
+        except Exception as error:
+            if _status(error) == 404:
+                return None
+            raise self._away("read", key, error) from error
+        return Head(etag=found["ETag"], size=int(found["ContentLength"]), metadata=dict(found.get("Metadata", {})))
+
+    def get_range(self, key: str, start: int, *, length: int, etag: str) -> bytes:
+        """``length`` bytes from ``start`` of the object ``etag`` names; fewer where the connection was cut or the object is shorter.
+
+        Raises Replaced where it has another ETag or is gone. boto3 does not check the sums of a range: the caller must.
+        """
+        try:
+            answer = self.client.get_object(Bucket=self.bucket, Key=key, Range=f"bytes={start}-{start + length - 1}", IfMatch=etag)
+            body: bytes = answer["Body"].read()
+            return body
+        except Exception as error:
+            if _status(error) in (404, 412, 416):
+                raise Replaced(key) from error
+            raise self._away("read", key, error) from error
+
+    def put_file(self, key: str, path: Path, *, metadata: Mapping[str, str] | None = None,
+                 sent: Callable[[int], None] | None = None) -> None:
+        """Write or overwrite an object with a file's bytes, in parts where it is large. ``sent`` is told how many more bytes have gone."""
+        from boto3.s3.transfer import TransferConfig
+
+        # "auto" takes the C client where it is installed, and that one ignores endpoint_url (facts: services §2.7)
+        config = TransferConfig(multipart_threshold=_PART_BYTES, multipart_chunksize=_PART_BYTES, max_concurrency=4,
+                                preferred_transfer_client="classic")
+        try:
+            self.client.upload_file(str(path), self.bucket, key, Config=config, Callback=sent,
+                                    ExtraArgs={"Metadata": dict(metadata or {})})
+        except OSError as error:
+            if error.filename is not None:
+                raise
+            raise self._away("write", key, error) from error
+        except Exception as error:
+            raise self._away("write", key, error) from error
 
     def delete(self, key: str) -> None:
         """Delete an object; one that is not there is no error."""

@@ -1,0 +1,219 @@
+"""The front door: submit jobs, ask, and hold what was submitted."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import uuid
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from symposia.handle import AsyncHandle, Handle
+from symposia.watcher import Watcher
+from symposia_shared.archive import Archive, checked_id
+from symposia_shared.broker import Doorbell, celery_app
+from symposia_shared.errors import BadInput, NotPlaced, PromptTooLong, SymposiaError, UnknownJob, UnknownModel
+from symposia_shared.jobs import Collaboration, Inference, Job
+from symposia_shared.ledger import Ledger, NewJob, Seat
+from symposia_shared.prompts import Message, Sampling
+from symposia_shared.results import Result
+from symposia_shared.settings import Settings, load
+from symposia_shared.store import Store
+
+#: jobs recorded in one round trip
+SUBMIT_BATCH = 250
+#: of jobs submitted together, every so many share a doorbell: one bell claims as many turns (``pool.BELL_CLAIMS``)
+PER_BELL = 8
+
+
+class Client:
+    """A producer's side of a deployment. Safe to share between threads; connections are made on first use.
+
+    ``dir`` is a stack's folder (default: SYMPOSIA_DIR or ~/.symposia); SYMPOSIA_* environment settings come before it.
+    """
+
+    def __init__(self, dir: str | Path | None = None, *, settings: Settings | None = None) -> None:
+        self.settings = settings or load(dir)
+
+    @cached_property
+    def ledger(self) -> Ledger:
+        """The ledger of this deployment."""
+        return Ledger(self.settings.broker, self.settings.prefix)
+
+    @cached_property
+    def archive(self) -> Archive:
+        """The papers of its jobs."""
+        return Archive(Store(self.settings.s3))
+
+    @cached_property
+    def watcher(self) -> Watcher:
+        """What hears of jobs' ends."""
+        return Watcher(self.ledger)
+
+    @cached_property
+    def bell(self) -> Doorbell:
+        """What wakes pools and coordinators."""
+        return Doorbell(celery_app(self.settings, role="producer"))
+
+    def submit(self, job: Job, *, job_id: str | None = None) -> Handle:
+        """Record a job and return its handle once the record is on Redis' disk.
+
+        Raises UnknownModel, NotPlaced, PromptTooLong (nothing was recorded then), BrokerUnavailable or StoreUnavailable.
+        """
+        return self.submit_many([job], job_ids=None if job_id is None else [job_id])[0]
+
+    def submit_many(self, jobs: Sequence[Job], *, job_ids: Sequence[str] | None = None) -> list[Handle]:
+        """Record many jobs in few round trips, in order. A refused one raises at once; those before it are recorded."""
+        ids = [checked_id(j) for j in job_ids] if job_ids is not None else [uuid.uuid4().hex for _ in jobs]
+        if len(ids) != len(jobs) or len(set(ids)) != len(ids):
+            raise BadInput(f"{len(jobs)} jobs came with {len(ids)} ids, {len(set(ids))} of them different.", field="job_ids",
+                           remedy="Give each job an id of its own.")
+        handles: list[Handle] = []
+        for start in range(0, len(jobs), SUBMIT_BATCH):
+            chunk = list(zip(ids[start:start + SUBMIT_BATCH], jobs[start:start + SUBMIT_BATCH], strict=True))
+            for job_id, _ in chunk:
+                if job_ids is not None and self.archive.result(job_id) is not None:
+                    raise self._taken(job_id)
+            records = [self._record(job_id, job) for job_id, job in chunk]
+            answers = self.ledger.submit(records)
+            self._ring(records, answers)
+            for record, answer in zip(records, answers, strict=True):
+                if not answer.startswith("ok "):
+                    raise self._refused(record, answer)
+                handles.append(Handle(self, record.job_id))
+        return handles
+
+    def ask(self, prompt: str, *, model: str, system: str | None = None, timeout: float | None = None, sampling: Sampling | None = None) -> str:
+        """One prompt to one model; waits, and returns what it said. Raises what ``submit`` and ``Handle.result`` raise."""
+        return self.submit(question(prompt, model=model, system=system, sampling=sampling)).result(timeout).answer or ""
+
+    def handle(self, job_id: str) -> Handle:
+        """The handle of a job submitted before, here or elsewhere."""
+        return Handle(self, checked_id(job_id))
+
+    def cancel(self, job_id: str) -> bool:
+        """Ask for a job's end. False where it had ended already. Raises UnknownJob."""
+        answer = self.ledger.cancel(checked_id(job_id))
+        if answer == "gone" and self.archive.result(job_id) is None:
+            raise UnknownJob(f"no job {job_id!r} is in the ledger or in S3.", field="job_id", value=job_id, remedy="List them with `symposia jobs`.")
+        if answer == "won":
+            self.bell.advance(job_id, kind="cancelled")
+        return answer == "won"
+
+    def stats(self) -> dict[str, int]:
+        """The deployment's counters."""
+        return self.ledger.stats()
+
+    def close(self) -> None:
+        """Let go of the connections."""
+        if "watcher" in self.__dict__:
+            self.watcher.close()
+        if "bell" in self.__dict__:
+            self.bell.app.close()
+        if "ledger" in self.__dict__:
+            self.ledger.redis.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def _record(self, job_id: str, job: Job) -> NewJob:
+        job = job.seeded(secrets.randbits(48))
+        spec = self.archive.spec(job_id, job.to_json())
+        return NewJob(job_id=job_id, kind=job.name, spec=spec, deadline_ms=int(job.deadline_s * 1000), prompt_bytes=_prompt_bytes(job), models=job.models)
+
+    def _ring(self, records: Sequence[NewJob], answers: Sequence[str]) -> None:
+        taken = [(r, a.removeprefix("ok ")) for r, a in zip(records, answers, strict=True) if a.startswith("ok ")]
+        for n, (record, queue) in enumerate(taken):
+            if record.kind != "inference":
+                self.bell.advance(record.job_id, kind=record.kind, first=True)
+            elif len(taken) < PER_BELL or n % PER_BELL == 0:
+                self.bell.turn(Seat(record.job_id, 0, 0), queue, kind=record.kind)
+
+    def _refused(self, record: NewJob, answer: str) -> SymposiaError:
+        word, _, rest = answer.partition(" ")
+        if word == "unplaced":
+            return self._unplaced(rest)
+        if word == "toolong":
+            context, longest, model = rest.split(" ", 2)
+            return PromptTooLong(
+                f"the prompt has {record.prompt_bytes:,} bytes; {model} takes {int(context):,} tokens of at most {longest} bytes each, so it cannot fit.",
+                field="prompt", value=record.prompt_bytes, remedy="Shorten it, or use a checkpoint with a longer context.")
+        return self._taken(record.job_id)
+
+    def _unplaced(self, model: str) -> SymposiaError:
+        placed = ", ".join(sorted(self.ledger.placed())) or "none"
+        if model.startswith("test/"):
+            return NotPlaced(f"no pool serves the test checkpoints ({model!r}).", field="model", value=model,
+                             remedy="Start one: symposia up --test-models")
+        if self.archive.store.get(f"models/{model}/manifest.json") is not None:
+            return NotPlaced(f"{model!r} is in the model store, but no pool is meant to serve it (served: {placed}).", field="model", value=model,
+                             remedy=f"Start one: symposia up --model {model}")
+        return UnknownModel(f"no checkpoint {model!r} is in the model store (served: {placed}).", field="model", value=model,
+                            remedy=f"See `symposia models list`, or put it there: symposia models pull {model}")
+
+    def _taken(self, job_id: str) -> SymposiaError:
+        return BadInput(f"a job {job_id!r} was submitted before.", field="job_id", value=job_id,
+                        remedy="Read it with Client.handle(job_id), or submit under another id.")
+
+
+class AsyncClient:
+    """The same names, awaited; no call blocks the event loop."""
+
+    def __init__(self, dir: str | Path | None = None, *, settings: Settings | None = None) -> None:
+        self._client = Client(dir, settings=settings)
+
+    async def submit(self, job: Job, *, job_id: str | None = None) -> AsyncHandle:
+        """Record a job; see ``Client.submit``."""
+        return AsyncHandle(await asyncio.to_thread(self._client.submit, job, job_id=job_id))
+
+    async def submit_many(self, jobs: Sequence[Job], *, job_ids: Sequence[str] | None = None) -> list[AsyncHandle]:
+        """Record many jobs; see ``Client.submit_many``."""
+        return [AsyncHandle(h) for h in await asyncio.to_thread(self._client.submit_many, jobs, job_ids=job_ids)]
+
+    async def ask(self, prompt: str, *, model: str, system: str | None = None, timeout: float | None = None, sampling: Sampling | None = None) -> str:
+        """One prompt to one model; what it said."""
+        handle = await self.submit(question(prompt, model=model, system=system, sampling=sampling))
+        result: Result = await handle.result(timeout)
+        return result.answer or ""
+
+    def handle(self, job_id: str) -> AsyncHandle:
+        """The handle of a job submitted before."""
+        return AsyncHandle(self._client.handle(job_id))
+
+    async def cancel(self, job_id: str) -> bool:
+        """Ask for a job's end."""
+        return await asyncio.to_thread(self._client.cancel, job_id)
+
+    async def stats(self) -> dict[str, int]:
+        """The deployment's counters."""
+        return await asyncio.to_thread(self._client.stats)
+
+    async def close(self) -> None:
+        """Let go of the connections."""
+        await asyncio.to_thread(self._client.close)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await self.close()
+
+
+def question(prompt: str, *, model: str, system: str | None = None, sampling: Sampling | None = None) -> Inference:
+    """The job of one prompt to one model."""
+    fields: dict[str, Any] = {"sampling": sampling} if sampling is not None else {}
+    if system is None:
+        return Inference(model=model, prompt=prompt, **fields)
+    return Inference(model=model, messages=(Message(role="system", content=system), Message(role="user", content=prompt)), **fields)
+
+
+def _prompt_bytes(job: Job) -> int:
+    if isinstance(job, Inference):
+        return sum(len(m.content.encode()) for m in job.turn.messages)
+    return len(job.prompt.encode()) if isinstance(job, Collaboration) else 0

@@ -1,0 +1,100 @@
+"""What an answer can be, and which kind the answers to one question are."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from typing import Literal
+
+from symposia_shared.answers.choice import extract_choice
+from symposia_shared.answers.code import extract_code
+from symposia_shared.answers.literal import is_literal
+from symposia_shared.answers.number import numbers_in, plain_number
+from symposia_shared.answers.reading import Stated, parts, said, stated
+from symposia_shared.answers.structured import canonical_json_answer, last_value
+
+#: how an answer is read and compared; ``auto`` is resolved from the answers themselves
+AnswerKind = Literal["auto", "number", "choice", "latex", "python_literal", "json", "label", "code", "text"]
+
+#: kinds by how much they tell apart, first to last: of equally frequent guesses the first is taken
+_ORDER: tuple[AnswerKind, ...] = ("choice", "latex", "python_literal", "number", "json", "code", "label", "text")
+#: at most so many texts are looked at, and so much of each
+MOST_TEXTS, MOST_OF_EACH = 32, 20_000
+
+_LITERAL_ASKED = re.compile(r"\bassert\b[^\n]{0,500}==[ ]*\?\?|\bassert f\(|output of|what (?:is|does)[^\n]{0,60}\b(?:return|print|evaluate)", re.IGNORECASE)
+_OPTIONS_ASKED = re.compile(r"(?:\A|\n)[ \t]*\(?A[.):][^\n]*\n[ \t]*\(?B[.):]|\bOptions:")
+_LETTER = re.compile(r"[*_$\\{(\[\"'` ]{0,6}(?:text\{)?\(?[A-Z]\)?[\])}\"'`*_$.:\s]{0,6}")
+_LETTER_TOLD = re.compile(r"\b(?:answer|choice|option)(?:[ ]is|:)[ *_]{0,3}\([A-Z]\)")
+_FORMULA = re.compile(r"\\[a-zA-Z]{2}|\^|\bsqrt\b|√|π")
+_UNITS = re.compile(r"[a-zA-Z%°/.\s]{0,40}")
+
+
+def kind_of(texts: Sequence[str], *, question: str | None = None, labels: Sequence[str] = ()) -> AnswerKind:
+    """The kind of the answers to one question, never ``auto``; the order of ``texts`` does not matter.
+
+    With ``labels`` it is ``label``. Else each text is guessed from its marked answer and the most frequent guess
+    wins, where ``latex`` takes numbers in and ``python_literal`` too; the question may settle it ("Options:", "assert
+    f(1) == ??"). ``text`` where nothing else is sure.
+    """
+    if labels:
+        return "label"
+    guesses = Counter(_guess(t[-MOST_OF_EACH:]) for t in sorted(texts)[:MOST_TEXTS] if t.strip())
+    if question is not None:
+        if _OPTIONS_ASKED.search(question) and guesses["choice"]:
+            return "choice"
+        if _LITERAL_ASKED.search(question) and "def " in question and not guesses["code"]:
+            return "python_literal"
+    if not guesses:
+        return "text"
+    for wider in ("latex", "python_literal"):
+        if guesses[wider] and guesses[wider] * 3 >= guesses["number"]:
+            guesses[wider] += guesses.pop("number", 0)
+    return max(_ORDER, key=lambda kind: (guesses[kind], -_ORDER.index(kind)))
+
+
+def _guess(text: str) -> AnswerKind:
+    heard = said(text)
+    if "```json" not in heard and extract_code(heard) is not None and "answer" not in heard[:200].lower():
+        return "code"
+    for part in parts(heard)[:4]:
+        if _LETTER_TOLD.search(part):
+            return "choice"
+        for answer in stated(part):
+            return _of_stated(answer)
+        bare = part.strip()
+        if _LETTER.fullmatch(bare):
+            return "choice"
+        if is_literal(bare):
+            return "number" if plain_number(bare) is not None else "python_literal"
+        if canonical_json_answer(bare) or ("```json" in part and last_value(part) is not None):
+            return "json"
+        if extract_choice(part):
+            return "choice"
+        last = re.split(r"\n|\.[ ](?=[A-Z])", bare)[-1]
+        if numbers_in(last) and ("=" in part or len(bare) < 200):
+            return "number"
+    return "text"
+
+
+def _of_stated(answer: Stated) -> AnswerKind:
+    raw = answer.raw.strip().strip("*").strip()
+    if answer.mark == "phrase":
+        raw = re.split(r"\.(?:\s|\Z)", raw, maxsplit=1)[0]
+    if isinstance(answer.value, dict | list):
+        return "python_literal"
+    if plain_number(raw) is not None:
+        return "number"
+    if _LETTER.fullmatch(raw):
+        return "latex" if answer.mark == "boxed" and raw.isalpha() else "choice"
+    if is_literal(raw):
+        return "python_literal"
+    if _FORMULA.search(raw) or answer.mark == "boxed":
+        return "latex"
+    return "number" if numbers_in(raw) and _mostly_number(raw) else "text"
+
+
+def _mostly_number(raw: str) -> bool:
+    """A number with a currency or a unit."""
+    rest = re.sub(r"[-$€£\d,.\s]", "", raw, count=0)
+    return _UNITS.fullmatch(rest) is not None and len(raw) < 120

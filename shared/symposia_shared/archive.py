@@ -1,0 +1,106 @@
+"""Where a job's papers lie in S3.
+
+    jobs/ID/job.json            the job, where it is too long for the ledger
+    jobs/ID/turns/R.json        the turns of round R, where one is too long
+    jobs/ID/replies/R-I-F.json  a long reply; F is the fence under which it was made, so that no late writer can replace it
+    jobs/ID/rounds/R.json       a closed round, written once, before the next one starts
+    jobs/ID/result.json         the result, written once
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+
+from symposia_shared.errors import BadInput, StoreUnavailable
+from symposia_shared.ledger import INLINE_BYTES, Claim
+from symposia_shared.results import Result, RoundRecord
+from symposia_shared.store import Store
+from symposia_shared.turns import Turn
+from symposia_shared.values import canonical_json
+
+_JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+
+
+def checked_id(job_id: str) -> str:
+    """``job_id`` if it can stand in a key and a path. Raises BadInput."""
+    if not _JOB_ID.fullmatch(job_id):
+        raise BadInput(f"{job_id!r} is not a job id.", field="job_id", value=job_id, remedy="Use 1 to 64 letters, digits, '-' and '_'.")
+    return job_id
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """The result that stands, and whether another one than ours did already."""
+
+    result: Result
+    conflict: bool
+
+
+class Archive:
+    """The papers of jobs in a store. Every method raises StoreUnavailable when S3 is away."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+
+    def read(self, text: str) -> str:
+        """``text`` itself, or what it refers to: ``@key`` or ``@key#place`` within a list."""
+        if not text.startswith("@"):
+            return text
+        key, _, place = text[1:].partition("#")
+        body = self.store.get(key)
+        if body is None:
+            raise StoreUnavailable(f"{self.store.uri(key)} is missing, although the ledger names it. Was the bucket emptied while jobs were in flight?")
+        return json.dumps(json.loads(body)[int(place)]) if place else body.decode()
+
+    def spec(self, job_id: str, text: str) -> str:
+        """The form a job's JSON has in the ledger: itself if short, else a reference to where it now lies."""
+        return self._short(text, f"jobs/{job_id}/job.json")
+
+    def payloads(self, job_id: str, number: int, turns: tuple[Turn, ...]) -> list[str]:
+        """The form the turns of a round have in the ledger."""
+        texts = [t.to_json() for t in turns]
+        if all(len(t.encode()) <= INLINE_BYTES for t in texts):
+            return texts
+        key = f"jobs/{job_id}/turns/{number}.json"
+        self.store.put(key, canonical_json([json.loads(t) for t in texts]))
+        return [f"@{key}#{i}" for i in range(len(texts))]
+
+    def reply(self, claim: Claim, text: str) -> str:
+        """The form a reply has in the ledger."""
+        seat = claim.seat
+        return self._short(text, f"jobs/{seat.job_id}/replies/{seat.round}-{seat.turn}-{claim.fence}.json")
+
+    def _short(self, text: str, key: str) -> str:
+        body = text.encode()
+        if len(body) <= INLINE_BYTES and not text.startswith("@"):
+            return text
+        self.store.put(key, body)
+        return f"@{key}"
+
+    def round(self, job_id: str, number: int) -> RoundRecord | None:
+        """A closed round, or None."""
+        body = self.store.get(f"jobs/{job_id}/rounds/{number}.json")
+        return None if body is None else RoundRecord.from_json(body)
+
+    def keep_round(self, job_id: str, record: RoundRecord) -> RoundRecord:
+        """Write a closed round once; the first writer's stands and is returned."""
+        written = self.store.put_once(f"jobs/{job_id}/rounds/{record.round}.json", record.to_json().encode())
+        return record if written.ours else RoundRecord.from_json(written.body)
+
+    def result_key(self, job_id: str) -> str:
+        """The key of a job's result."""
+        return f"jobs/{job_id}/result.json"
+
+    def result(self, job_id: str) -> Result | None:
+        """A job's result, or None while there is none."""
+        body = self.store.get(self.result_key(job_id))
+        return None if body is None else Result.from_json(body)
+
+    def commit(self, result: Result) -> Committed:
+        """Write a result once. A different one that stands already is kept, and told."""
+        key = self.result_key(result.job_id)
+        result = result.model_copy(update={"result_uri": self.store.uri(key)})
+        written = self.store.put_once(key, result.model_dump_json().encode())
+        return Committed(result if written.ours else Result.from_json(written.body), conflict=not written.ours)

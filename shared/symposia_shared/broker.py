@@ -1,0 +1,100 @@
+"""Celery on Redis: our own app, under our own prefix, beside whatever else uses the database; and the doorbells.
+
+A message carries (job, round, turn) and nothing else. Its loss or repetition is harmless: the ledger is the truth.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, Literal
+
+from symposia_shared.errors import BrokerUnavailable
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+    from symposia_shared.ledger import Seat
+    from symposia_shared.settings import Settings
+
+COORDINATOR = "coordinator"
+#: the queue of all scripted ``test/*`` checkpoints
+TEST_QUEUE = "turns.test"
+
+TURN, ADVANCE, SETTLE, CLOSED = "symposia.turn", "symposia.advance", "symposia.settle", "symposia.closed"
+
+
+def queue_for(model: str) -> str:
+    """The queue a checkpoint's turns wait in, unless its placement says otherwise."""
+    return TEST_QUEUE if model.startswith("test/") else "turns." + re.sub(r"[^a-z0-9._-]+", "-", model.lower())
+
+
+def celery_app(settings: Settings, *, role: Literal["producer", "worker", "monitor"]) -> Celery:
+    """A Celery app of our own: never the current one, never the default one, JSON only.
+
+    The producer's has no result backend, so that it neither subscribes nor stores (facts: celery §6); the worker's keeps
+    chords in the same Redis. Every key of kombu's, ``unacked`` included, starts with our prefix.
+    """
+    from celery import Celery
+    from kombu import Exchange, Queue
+
+    url = settings.broker
+    app = Celery("symposia", set_as_current=False, broker=url, backend=url if role == "worker" else None)
+    transport = {
+        "global_keyprefix": settings.prefix, "visibility_timeout": 3600, "socket_keepalive": True, "socket_connect_timeout": 3,
+        "socket_timeout": 30, "health_check_interval": 10, "queue_order_strategy": "round_robin",
+    }
+    exchange = Exchange("symposia", type="direct")
+    app.conf.update(
+        broker_transport_options=transport, result_backend_transport_options={"global_keyprefix": settings.prefix},
+        task_serializer="json", result_serializer="json", accept_content=["json"], result_accept_content=["json"],
+        task_default_queue=COORDINATOR, task_default_exchange="symposia", task_default_exchange_type="direct",
+        task_default_routing_key=COORDINATOR, task_queues=[Queue(COORDINATOR, exchange, routing_key=COORDINATOR)],
+        task_create_missing_queues=True, task_acks_late=True, task_reject_on_worker_lost=True, worker_prefetch_multiplier=1,
+        task_ignore_result=True, task_store_errors_even_if_ignored=False, result_expires=86_400, result_backend_always_retry=True,
+        broker_connection_retry_on_startup=True, broker_connection_max_retries=None, broker_pool_limit=10,
+        worker_send_task_events=True, task_send_sent_event=True, task_track_started=True,
+        worker_hijack_root_logger=False, worker_cancel_long_running_tasks_on_connection_loss=False, task_publish_retry=False,
+        worker_proc_alive_timeout=60, worker_enable_remote_control=True,
+    )
+    if role == "worker":
+        app.conf.update(broker_transport="symposia_worker.guard:Transport", worker_consumer="symposia_worker.guard:Consumer")
+    return app
+
+
+class Doorbell:
+    """Rings a pool or the coordinator. A ring that cannot be sent is no error: the ledger's own watch finds the work."""
+
+    def __init__(self, app: Celery) -> None:
+        self.app = app
+
+    def turn(self, seat: Seat, queue: str, *, kind: str) -> bool:
+        """Ring the pools of ``queue`` for one turn. Its Celery id is the job's own where the job is one prompt."""
+        task_id = seat.job_id if kind == "inference" else None
+        return self._ring(TURN, (seat.job_id, seat.round, seat.turn), queue, root=seat.job_id, task_id=task_id, shadow=kind,
+                          shown=f"{seat.job_id} r{seat.round} t{seat.turn}")
+
+    def advance(self, job_id: str, *, kind: str, first: bool = False) -> bool:
+        """Ring the coordinator for a job whose next round or result is due."""
+        return self._ring(ADVANCE, (job_id,), COORDINATOR, root=job_id, task_id=job_id if first else None, shadow=f"{kind}.advance", shown=job_id)
+
+    def settle(self, job_id: str, number: int, *, kind: str) -> bool:
+        """Ring the coordinator to ask whether the round's outcome can still change."""
+        return self._ring(SETTLE, (job_id, number), COORDINATOR, root=job_id, task_id=None, shadow=f"{kind}.settle", shown=f"{job_id} r{number}")
+
+    def _ring(self, task: str, args: tuple[Any, ...], queue: str, *, root: str, task_id: str | None, shadow: str, shown: str) -> bool:
+        try:
+            self.app.send_task(task, args=args, task_id=task_id, root_id=root, queue=queue, ignore_result=True, retry=False,
+                               shadow=shadow, argsrepr=f"({shown})", kwargsrepr="{}")
+        except Exception as error:
+            return not _connection(error)
+        return True
+
+
+def _connection(error: Exception) -> bool:
+    """Whether ``error`` is the broker's absence (True); anything else is a bug and is raised on."""
+    from kombu.exceptions import OperationalError
+    from redis.exceptions import RedisError
+
+    if isinstance(error, (OperationalError, RedisError, OSError, BrokerUnavailable)):
+        return True
+    raise error

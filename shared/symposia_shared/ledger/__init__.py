@@ -1,0 +1,359 @@
+"""The ledger: what Redis knows of the jobs in flight, and the truth of them. A Celery message is only a doorbell.
+
+Keys, each under the deployment's prefix:
+
+    job:ID       hash  one job: st state, k kind, sp job JSON (or @key in S3), cur current round, at submitted, dl deadline (ms), and
+                       per round r    n turns, d deadline, q quorum, sf settle-from, in replies, sp voices, g digest, h chord, b chord's
+                                      body came early, c why closed, ca when, k counted
+                       per turn r:i   t state, qn queue, p payload, v reply, a attempts, cl claimed at
+    ready:QUEUE  zset  turns to be claimed, by the time they were queued      queues  set   the queues that have any
+    leases       zset  turns held by a pool, by when the lease ends           deadlines zset open rounds, by their deadline
+    advance      zset  jobs whose next round or result is due, by since when  jobs    zset  jobs in flight, by submission
+    ended        zset  the last 10,000 ended jobs       endings hash their states      stats   hash  counters
+    placement    hash  pool → what it is meant to serve       placed hash checkpoint → queue, context      workers hash heartbeats
+
+Every step is one Lua script (``scripts/``), so each is atomic; every script may be repeated without harm.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any, Literal
+
+import redis
+
+from symposia_shared.errors import BrokerUnavailable
+from symposia_shared.results import ClosedBy
+
+#: milliseconds a pool may hold a turn without a heartbeat
+LEASE_MS = 5_000
+#: milliseconds a closed round may wait before the sweeper advances its job itself
+OVERDUE_MS = 2_000
+#: bytes up to which a job, payload or reply stands in Redis itself; longer ones lie in S3
+INLINE_BYTES = 512
+
+SCRIPTS = ("submit", "open", "claim", "renew", "record", "close", "hand_back", "sweep", "cancel", "forget", "place")
+
+
+@dataclass(frozen=True, slots=True)
+class NewJob:
+    """What ``submit`` records of a job. ``spec`` is its JSON, or ``@key`` where that lies in S3."""
+
+    job_id: str
+    kind: str
+    spec: str
+    deadline_ms: int
+    #: bytes of the longest prompt, by which a prompt that cannot fit is refused
+    prompt_bytes: int
+    models: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Seat:
+    """The place of a turn: job, round, turn."""
+
+    job_id: str
+    round: int
+    turn: int
+
+    @property
+    def key(self) -> str:
+        """The form it has in Redis."""
+        return f"{self.job_id}|{self.round}|{self.turn}"
+
+    @staticmethod
+    def of(key: str) -> Seat:
+        """The seat a Redis member names."""
+        job_id, r, i = key.split("|")
+        return Seat(job_id, int(r), int(i))
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A leased turn. ``payload`` is the turn's JSON, ``@key``, or empty where the job itself is the turn."""
+
+    seat: Seat
+    fence: str
+    attempt: int
+    kind: str
+    spec: str
+    payload: str
+    queue: str
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """What a claim brought: ``named`` tells what became of the turn the doorbell named."""
+
+    named: Literal["none", "ok", "gone", "closed", "recorded", "leased", "queued"]
+    left: int
+    claims: tuple[Claim, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """What became of a reply, and whom to ring."""
+
+    status: Literal["ok", "again", "stale", "late", "gone"]
+    closed: str
+    ring: Literal["", "advance", "settle"]
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerTurn:
+    """A turn as the ledger has it. ``state`` begins with q (queued), l (leased), d (recorded) or x (never will be)."""
+
+    state: str
+    queue: str
+    payload: str
+    reply: str
+    attempts: int
+    claimed_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerRound:
+    """The current round as the ledger has it."""
+
+    number: int
+    digest: str
+    closed: ClosedBy | None
+    closed_ms: int
+    counted: tuple[int, ...]
+    deadline_ms: int
+    turns: tuple[LedgerTurn, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerJob:
+    """A job in flight. ``current`` is -1 before its first round is opened."""
+
+    job_id: str
+    state: Literal["open", "cancelled"]
+    kind: str
+    spec: str
+    current: int
+    submitted_ms: int
+    deadline_ms: int
+    round: LedgerRound | None
+
+
+class Ledger:
+    """The scripts as methods. Safe to share between threads. Each raises BrokerUnavailable when Redis is away, full or read-only."""
+
+    def __init__(self, url: str, prefix: str, *, timeout_s: float = 10.0) -> None:
+        self.prefix = prefix
+        self.redis: Any = redis.Redis.from_url(
+            redis_url(url), decode_responses=True, socket_timeout=timeout_s, socket_connect_timeout=min(3.0, timeout_s), health_check_interval=15,
+        )
+        folder = resources.files("symposia_shared.ledger") / "scripts"
+        library = (folder / "lib.lua").read_text()
+        self._scripts = {name: self.redis.register_script(library + (folder / f"{name}.lua").read_text()) for name in SCRIPTS}
+
+    def key(self, name: str) -> str:
+        """``name`` under our prefix."""
+        return self.prefix + name
+
+    def run(self, name: str, *args: object, pipe: Any = None) -> Any:
+        """One script; within ``pipe`` its answer comes with the pipeline's."""
+        with away():
+            return self._scripts[name](keys=[self.prefix], args=[str(a) if not isinstance(a, str) else a for a in args], client=pipe)
+
+    def submit(self, jobs: Sequence[NewJob]) -> list[str]:
+        """Record jobs. One answer each: ``ok QUEUE``, ``exists``, ``unplaced MODEL`` or ``toolong CONTEXT BYTES MODEL``."""
+        flat: list[object] = []
+        for j in jobs:
+            single = "1" if j.kind == "inference" else "0"
+            flat += [j.job_id, j.kind, j.spec, j.deadline_ms, j.prompt_bytes, "\n".join(j.models), single]
+        answers: list[str] = self.run("submit", *flat)
+        return answers
+
+    def open(self, job_id: str, number: int, *, deadline_ms: int, quorum: int, settle_from: int, chord: bool, digest: str,
+             turns: Sequence[tuple[str, str]]) -> str:
+        """Open round ``number`` over (queue, payload) pairs. ``won`` once; else ``was``, ``cancelled`` or ``gone``."""
+        flat = [x for pair in turns for x in pair]
+        answer: str = self.run("open", job_id, number, deadline_ms, quorum, settle_from, int(chord), digest, *flat)
+        return answer
+
+    def claim(self, *, most: int, pools: int, queues: Sequence[str], named: Seat | None = None, lease_ms: int = LEASE_MS) -> Claimed:
+        """Lease up to ``most`` turns, the ``named`` one first."""
+        answer = self.run("claim", uuid.uuid4().hex[:8], lease_ms, most, pools, named.key if named else "", *queues)
+        rows = [answer[k:k + 9] for k in range(2, len(answer), 9)]
+        claims = tuple(Claim(seat=Seat(r[0], int(r[1]), int(r[2])), fence=r[3], attempt=int(r[4]), kind=r[5], spec=r[6], payload=r[7], queue=r[8])
+                       for r in rows)
+        return Claimed(named=answer[0], left=int(answer[1]), claims=claims)
+
+    def renew(self, held: Iterable[tuple[Seat, str]], *, lease_ms: int = LEASE_MS) -> list[Seat]:
+        """Extend the leases of (seat, fence) pairs. Returns the seats that are no longer ours."""
+        lost: list[str] = self.run("renew", lease_ms, *_flat(held))
+        return [Seat.of(m) for m in lost]
+
+    def record(self, replies: Sequence[tuple[Claim, str, bool, bool]]) -> list[Recorded]:
+        """Record (claim, reply JSON or @key, spoke, attended) in one round trip, each once under its fence."""
+        with away(), self.redis.pipeline(transaction=False) as pipe:
+            for claim, reply, spoke, attended in replies:
+                seat = claim.seat
+                self.run("record", seat.job_id, seat.round, seat.turn, claim.fence, reply, int(spoke), int(attended), pipe=pipe)
+            answers = pipe.execute()
+        return [Recorded(status=a[0], closed=a[1], ring=a[2]) for a in answers]
+
+    def close(self, job_id: str, number: int, reason: ClosedBy, *, from_chord: bool = False) -> str:
+        """End a round, once. ``won``, ``was``, ``notyet`` or ``gone``."""
+        answer: str = self.run("close", job_id, number, reason, int(from_chord))
+        return answer
+
+    def hand_back(self, held: Iterable[tuple[Seat, str]], *, killed: bool) -> int:
+        """Give leased turns back to their queues. Returns how many were still ours."""
+        return int(self.run("hand_back", "killed" if killed else "unused", *_flat(held)))
+
+    def sweep(self, *, expire: bool, overdue_ms: int = OVERDUE_MS) -> list[str]:
+        """Lost leases, passed deadlines; returns the jobs whose advance is overdue."""
+        due: list[str] = self.run("sweep", int(expire), overdue_ms)
+        return due
+
+    def cancel(self, job_id: str) -> str:
+        """Mark a job cancelled. ``won``, ``was`` or ``gone``."""
+        answer: str = self.run("cancel", job_id)
+        return answer
+
+    def forget(self, job_id: str, *, state: str, kind: str, conflicts: int = 0) -> bool:
+        """Drop a job whose result is in S3, and tell who waits."""
+        return bool(self.run("forget", job_id, state, kind, conflicts))
+
+    def place(self, pool: str, models: Mapping[str, Mapping[str, object]], *, origin: str = "") -> None:
+        """Say what ``pool`` is meant to serve: checkpoint → {queue, context, longest_token_bytes}."""
+        self.run("place", pool, json.dumps({"origin": origin, "models": models}), "")
+
+    def unplace(self, *, origin: str, keep: Sequence[str]) -> None:
+        """Drop the placements of an origin's pools but those to keep."""
+        self.run("place", "", "", origin, *keep)
+
+    def placed(self) -> dict[str, dict[str, Any]]:
+        """Checkpoint → where it is served."""
+        with away():
+            return {model: json.loads(place) for model, place in self.redis.hgetall(self.key("placed")).items()}
+
+    def workers(self) -> dict[str, dict[str, Any]]:
+        """Name → the last heartbeat of each coordinator and pool; one older than 10 s by its own ``beat_at`` is dead or deaf."""
+        with away():
+            return {name: json.loads(beat) for name, beat in self.redis.hgetall(self.key("workers")).items()}
+
+    def beat(self, name: str, facts: Mapping[str, object], counters: Mapping[str, int] | None = None) -> None:
+        """Write a worker's heartbeat and add to the counters."""
+        with away(), self.redis.pipeline(transaction=False) as pipe:
+            pipe.hset(self.key("workers"), name, json.dumps(facts))
+            for counter, by in (counters or {}).items():
+                if by:
+                    pipe.hincrby(self.key("stats"), counter, by)
+            pipe.execute()
+
+    def gone(self, name: str) -> None:
+        """A worker has stopped in good order."""
+        with away():
+            self.redis.hdel(self.key("workers"), name)
+
+    def now_s(self) -> float:
+        """Redis' own clock, in seconds."""
+        with away():
+            seconds, micros = self.redis.time()
+            return float(seconds) + float(micros) / 1e6
+
+    def run_id(self) -> tuple[str, float]:
+        """The server's run id and its uptime in seconds."""
+        with away():
+            info = self.redis.info("server")
+            return info["run_id"], float(info["uptime_in_seconds"])
+
+    def stats(self) -> dict[str, int]:
+        """The counters, each at least 0."""
+        with away():
+            stored = self.redis.hgetall(self.key("stats"))
+            in_flight = self.redis.zcard(self.key("jobs"))
+        return {**{name: 0 for name in COUNTERS}, **{k: int(v) for k, v in stored.items()}, "jobs_in_flight": int(in_flight)}
+
+    def job(self, job_id: str) -> LedgerJob | None:
+        """A job in flight, or None where the ledger does not (or no longer) know it."""
+        with away():
+            h: dict[str, str] = self.redis.hgetall(self.key(f"job:{job_id}"))
+        if "st" not in h:
+            return None
+        current = int(h["cur"])
+        return LedgerJob(
+            job_id=job_id, state="cancelled" if h["st"] == "cancelled" else "open", kind=h["k"], spec=h["sp"], current=current,
+            submitted_ms=int(h["at"]), deadline_ms=int(h["dl"]), round=_round(h, current) if current >= 0 else None,
+        )
+
+    def jobs(self, most: int = 100) -> list[tuple[str, float]]:
+        """The newest jobs in flight: (id, submitted at in seconds)."""
+        with away():
+            return [(m, s / 1000) for m, s in self.redis.zrange(self.key("jobs"), 0, most - 1, desc=True, withscores=True)]
+
+    def ended(self, most: int = 100) -> list[tuple[str, float, str, str]]:
+        """The newest ended jobs: (id, ended at in seconds, state, kind)."""
+        with away():
+            rows = self.redis.zrange(self.key("ended"), 0, most - 1, desc=True, withscores=True)
+            states = self.redis.hmget(self.key("endings"), [m for m, _ in rows]) if rows else []
+        return [(m, s / 1000, *((state or "done ?").split(" ", 1))) for (m, s), state in zip(rows, states, strict=True)]
+
+    def ahead(self, seat: Seat, queue: str) -> int | None:
+        """How many turns of its queue come before this one; None where it is not queued."""
+        with away():
+            rank = self.redis.zrank(self.key(f"ready:{queue}"), seat.key)
+        return None if rank is None else int(rank)
+
+
+#: what ``symposia stats`` always shows
+COUNTERS = (
+    "jobs_submitted", "jobs_done", "jobs_failed", "jobs_cancelled", "calls_started", "calls_recorded", "calls_repeated",
+    "calls_handed_back", "in_flight_at_kills", "stale_replies", "late_replies", "forward_passes", "loads", "commit_conflicts",
+)
+
+
+def _round(h: Mapping[str, str], r: int) -> LedgerRound:
+    turns = []
+    for i in range(int(h[f"n:{r}"])):
+        at = f"{r}:{i}"
+        turns.append(LedgerTurn(state=h.get(f"t:{at}", "x"), queue=h.get(f"qn:{at}", ""), payload=h.get(f"p:{at}", ""), reply=h.get(f"v:{at}", ""),
+                                attempts=int(h.get(f"a:{at}", 0)), claimed_ms=int(h.get(f"cl:{at}", 0))))
+    closed: Any = h.get(f"c:{r}")
+    return LedgerRound(
+        number=r, digest=h.get(f"g:{r}", ""), closed=closed, closed_ms=int(h.get(f"ca:{r}", 0)),
+        counted=tuple(int(x) for x in h.get(f"k:{r}", "").split(",") if x), deadline_ms=int(h[f"d:{r}"]), turns=tuple(turns),
+    )
+
+
+def _flat(held: Iterable[tuple[Seat, str]]) -> Iterator[object]:
+    for seat, fence in held:
+        yield from (seat.job_id, seat.round, seat.turn, fence)
+
+
+def redis_url(url: str) -> str:
+    """A Celery broker URL as redis-py reads it (``redis+socket://`` is its ``unix://``)."""
+    if url.startswith("redis+socket://"):
+        return "unix://" + url.removeprefix("redis+socket://").replace("virtual_host=", "db=")
+    return url
+
+
+@contextmanager
+def away() -> Iterator[None]:
+    """Redis' own errors as BrokerUnavailable, each with its remedy."""
+    try:
+        yield
+    except redis.exceptions.AuthenticationError as error:
+        raise BrokerUnavailable(f"Redis refuses the credentials ({error}). Check SYMPOSIA_BROKER_URL.") from error
+    except redis.exceptions.OutOfMemoryError as error:
+        raise BrokerUnavailable("Redis has reached its maxmemory and takes nothing more. Wait for jobs to end, or raise maxmemory.") from error
+    except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError, OSError) as error:
+        raise BrokerUnavailable(f"Redis cannot be reached ({error}). Start it (`symposia up`), or check SYMPOSIA_BROKER_URL.") from error
+    except redis.exceptions.ResponseError as error:
+        text = str(error)
+        if "MISCONF" in text or "READONLY" in text:
+            raise BrokerUnavailable(f"Redis does not write ({text[:160]}). See its log: a full disk or a replica is the usual cause.") from error
+        if "OOM" in text:
+            raise BrokerUnavailable("Redis has reached its maxmemory and takes nothing more. Wait for jobs to end, or raise maxmemory.") from error
+        raise

@@ -1,0 +1,20 @@
+-- The result is in S3: the job leaves the ledger, and whoever waits is told. ARGV: job, state, kind, conflicts.
+local job, state = ARGV[1], ARGV[2]
+if redis.call('EXISTS', J(job)) == 0 then return 0 end
+local cur = redis.call('HGET', J(job), 'cur')
+redis.call('UNLINK', J(job))
+redis.call('ZREM', P .. 'jobs', job)
+redis.call('ZREM', P .. 'advance', job)
+redis.call('ZREM', P .. 'deadlines', job .. '|' .. cur)
+redis.call('ZADD', P .. 'ended', now, job)
+redis.call('HSET', P .. 'endings', job, state .. ' ' .. ARGV[3])
+local over = redis.call('ZCARD', P .. 'ended') - 10000
+if over > 0 then
+  local old = redis.call('ZRANGE', P .. 'ended', 0, over - 1)
+  redis.call('HDEL', P .. 'endings', unpack(old))
+  redis.call('ZREM', P .. 'ended', unpack(old))
+end
+count('jobs_' .. state)
+if tonumber(ARGV[4]) > 0 then count('commit_conflicts', tonumber(ARGV[4])) end
+redis.call('PUBLISH', P .. 'ended', job)
+return 1

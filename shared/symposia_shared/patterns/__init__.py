@@ -1,0 +1,41 @@
+"""The patterns by name, and jobs read from plain JSON or YAML values.
+
+A pattern is one file and one line here. Outsiders add theirs through the entry point group ``symposia.patterns``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import metadata
+from typing import Any
+
+from symposia_shared.errors import BadInput
+from symposia_shared.jobs import Collaboration, Inference, Job
+from symposia_shared.patterns.ensemble import Ensemble
+
+OURS: tuple[type[Collaboration], ...] = (Ensemble,)
+
+
+def patterns() -> dict[str, type[Collaboration]]:
+    """Pattern name → class, ours first; an outsider's pattern cannot replace one of ours."""
+    known = {kind_of(cls): cls for cls in OURS}
+    for point in metadata.entry_points(group="symposia.patterns"):
+        if point.name not in known:
+            known[point.name] = point.load()
+    return known
+
+
+def kind_of(cls: type[Job]) -> str:
+    """The name a job class goes by in JSON."""
+    return str(cls.model_fields["kind"].default)
+
+
+def parse_job(raw: Mapping[str, Any]) -> Job:
+    """The job a mapping describes. Without ``kind`` it is an inference. Raises BadInput."""
+    kind = raw.get("kind", "inference")
+    if kind == "inference":
+        return Inference.parse(raw)
+    known = patterns()
+    if kind not in known:
+        raise BadInput(f"kind is {kind!r}, which is no job.", field="kind", value=kind, remedy=f"Use inference, {', '.join(sorted(known))}.")
+    return known[kind].parse(raw)

@@ -1,0 +1,130 @@
+"""The coordinator's watch: what nobody came back for."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+from symposia_shared.errors import Unavailable
+from symposia_shared.ledger import LEASE_MS, Ledger
+from symposia_worker.course import Course
+
+log = logging.getLogger(__name__)
+
+SWEEP_S = 0.5
+
+
+class Coordinator:
+    """Sweeps the ledger: lost leases, passed deadlines, rounds whose doorbell was lost.
+
+    For one lease after its own start, after a restart of Redis and after it could not see Redis, it takes no lease for lost:
+    the pools could not renew them either.
+    """
+
+    def __init__(self, *, name: str, ledger: Ledger, course: Course, watch: bool = True) -> None:
+        self.name, self.ledger, self.course, self.watch = name, ledger, course, watch
+        self._stop = threading.Event()
+        self._ready_at: float | None = None
+        self._run_id = ""
+        self._blind_until = 0.0
+        self._courses = ThreadPoolExecutor(8, thread_name_prefix="course")
+        self._busy: set[str] = set()
+        self._mutex = threading.Lock()
+        self._thread = threading.Thread(target=self._loop, name="sweeper", daemon=True)
+
+    def start(self) -> None:
+        """Begin to sweep."""
+        self._wait_a_lease()
+        self._thread.start()
+
+    def ready(self) -> None:
+        """The worker consumes."""
+        self._ready_at = time.time()
+
+    def stop(self) -> None:
+        """End the sweeping and what was begun of it."""
+        self._stop.set()
+        self._courses.shutdown(wait=True)
+        try:
+            self.ledger.gone(self.name)
+        except Unavailable:
+            pass
+
+    def advance(self, job_id: str) -> str:
+        """Advance a job; what is away leaves it to a later sweep. Never raises."""
+        try:
+            return self.course.advance(job_id)
+        except Unavailable as error:
+            log.warning("%s waits: %s", job_id, error)
+            return "waits"
+        except Exception:
+            log.exception("advance of %s", job_id)
+            return "failed; tried again by the sweeper"
+
+    def settle(self, job_id: str, number: int) -> str:
+        """Close a round that is settled. Never raises."""
+        try:
+            return self.course.settle(job_id, number)
+        except Unavailable as error:
+            log.warning("%s waits: %s", job_id, error)
+            return "waits"
+        except Exception:
+            log.exception("settle of %s r%d", job_id, number)
+            return "failed"
+
+    def closed(self, job_id: str, number: int) -> str:
+        """A chord's body: all turns returned, as far as Celery knows."""
+        try:
+            if self.ledger.close(job_id, number, "all", from_chord=True) == "notyet":
+                return "early"
+        except Unavailable as error:
+            log.warning("%s waits: %s", job_id, error)
+            return "waits"
+        return self.advance(job_id)
+
+    def _loop(self) -> None:
+        beats = 0
+        while not self._stop.wait(SWEEP_S):
+            try:
+                if beats % 2 == 0:
+                    self._beat()
+                if self.watch:
+                    self._sweep()
+            except Unavailable as error:
+                log.warning("sweep: %s", error)
+                self._wait_a_lease()
+            except Exception:
+                log.exception("sweep")
+                self._wait_a_lease()
+            beats += 1
+
+    def _sweep(self) -> None:
+        run_id, uptime = self.ledger.run_id()
+        if run_id != self._run_id:
+            if self._run_id or uptime < LEASE_MS / 1000:
+                self._wait_a_lease()
+            self._run_id = run_id
+        for job_id in self.ledger.sweep(expire=time.monotonic() > self._blind_until):
+            with self._mutex:
+                if job_id in self._busy:
+                    continue
+                self._busy.add(job_id)
+            self._courses.submit(self._advance_swept, job_id)
+
+    def _advance_swept(self, job_id: str) -> None:
+        try:
+            log.info("sweep → %s: %s", job_id, self.advance(job_id))
+        finally:
+            with self._mutex:
+                self._busy.discard(job_id)
+
+    def _wait_a_lease(self) -> None:
+        self._blind_until = time.monotonic() + LEASE_MS / 1000 + 1.0
+
+    def _beat(self) -> None:
+        self.ledger.beat(self.name, {"role": "coordinator", "pid": os.getpid(), "device": None, "engine_pid": None, "host": socket.gethostname(),
+                                     "ready_at": self._ready_at, "beat_at": time.time(), "models": []})

@@ -1,0 +1,195 @@
+"""A job's course: from a closed round to the next one, or to the committed result."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from typing import Protocol
+
+from symposia_shared.archive import Archive
+from symposia_shared.broker import queue_for
+from symposia_shared.errors import NoQuorum, PlayDiverged
+from symposia_shared.jobs import Job
+from symposia_shared.ledger import Ledger, LedgerJob, LedgerRound, LedgerTurn
+from symposia_shared.patterns import parse_job
+from symposia_shared.play import Played, Round, advance
+from symposia_shared.results import ClosedBy, Fault, Result, RoundRecord, State, TurnRecord, bill_of
+from symposia_shared.turns import Abstention, Cause, Completion, Reply, Timing, Turn
+from symposia_shared.values import Value
+from symposia_shared.verdicts import Verdict
+
+log = logging.getLogger(__name__)
+
+_UNCOUNTED: dict[ClosedBy, tuple[Cause, str]] = {
+    "settled": ("settled", "stopped: the verdict could no longer change"),
+    "quorum": ("quorum", "stopped: the quorum had answered"),
+    "deadline": ("deadline", "no answer within the job's deadline"),
+    "cancelled": ("cancelled", "the job was cancelled"),
+    "all": ("bug", "the round was closed as complete without this reply"),
+}
+
+
+class Canvas(Protocol):
+    """What sends a round's turns to the pools."""
+
+    def round(self, job_id: str, kind: str, number: int, queues: Sequence[str]) -> None: ...
+
+
+class _AReply(Value):
+    reply: Reply
+
+
+def parse_reply(text: str) -> Reply:
+    """The reply a JSON text holds."""
+    return _AReply.model_validate({"reply": json.loads(text)}).reply
+
+
+class Course:
+    """Advances jobs. Every method may be called again, by anyone, at any time: the ledger and S3 decide once."""
+
+    def __init__(self, ledger: Ledger, archive: Archive, canvas: Canvas) -> None:
+        self.ledger, self.archive, self.canvas = ledger, archive, canvas
+
+    def advance(self, job_id: str) -> str:
+        """Open the next round of a job whose round is closed, or commit its result. Returns what was done, in a word or two.
+
+        Raises BrokerUnavailable or StoreUnavailable; the job then waits in the ledger for the sweeper.
+        """
+        entry = self.ledger.job(job_id)
+        if entry is None:
+            return "ended before"
+        job = self._job(entry)
+        current = entry.round
+        if current is not None and current.closed is None:
+            return "round open"
+        try:
+            rounds = self._rounds(entry)
+        except PlayDiverged as error:
+            return self._commit(entry, job, [], None, Fault(type=error.name, message=str(error)), "failed")
+        if entry.state == "cancelled":
+            return self._commit(entry, job, rounds, None, None, "cancelled")
+        step = self._step(job, rounds)
+        if isinstance(step, Round) and rounds:
+            kept = self.archive.keep_round(job_id, rounds[-1])
+            if kept != rounds[-1]:
+                # after a rollback of Redis S3 may be newer than the ledger: what it holds is what happened
+                rounds = [*rounds[:-1], kept]
+                step = self._step(job, rounds)
+        if isinstance(step, Round):
+            return self._open(entry, len(rounds), step)
+        if isinstance(step, Fault):
+            return self._commit(entry, job, rounds, None, step, "failed")
+        return self._commit(entry, job, rounds, step, None, "done")
+
+    def settle(self, job_id: str, number: int) -> str:
+        """Close a round whose missing replies can no longer change anything."""
+        entry = self.ledger.job(job_id)
+        if entry is None or entry.round is None or entry.round.number != number or entry.round.closed is not None:
+            return "round closed before"
+        job = self._job(entry)
+        earlier = [r for r in (self.archive.round(job_id, n) for n in range(number)) if r is not None]
+        step = self._step(job, earlier)
+        if not isinstance(step, Round) or step.settled is None:
+            return "nothing to settle"
+        replies = [self._reply(t) for t in entry.round.turns]
+        inn = sum(1 for r in replies if r is not None)
+        if inn < step.settled_from or not step.settled(replies):
+            return "not settled"
+        if self.ledger.close(job_id, number, "settled") != "won":
+            return "round closed before"
+        return self.advance(job_id)
+
+    def _job(self, entry: LedgerJob) -> Job:
+        return parse_job(json.loads(self.archive.read(entry.spec)))
+
+    def _step(self, job: Job, rounds: Sequence[RoundRecord]) -> Round | Verdict | Fault:
+        try:
+            return advance(job, [Played(digest=r.digest, replies=tuple(t.reply for t in r.turns)) for r in rounds])
+        except (NoQuorum, PlayDiverged) as error:
+            return Fault(type=error.name, message=str(error))
+        except Exception as error:  # a pattern's own bug ends its job, not the coordinator
+            log.exception("the play of a %s raised", job.name)
+            return Fault(type="JobFailed", message=f"the play of this {job.name} raised {type(error).__name__}: {error}. This is a bug of the pattern.")
+
+    def _rounds(self, entry: LedgerJob) -> list[RoundRecord]:
+        """The closed rounds: earlier ones from S3, the current one from the ledger."""
+        if entry.round is None:
+            return []
+        found = [self.archive.round(entry.job_id, n) for n in range(entry.current)]
+        rounds = [r for r in found if r is not None]
+        if len(rounds) != entry.current:
+            missing = [n for n, r in enumerate(found) if r is None]
+            raise PlayDiverged(f"rounds {missing} of job {entry.job_id} are missing in S3.")
+        if entry.round.closed is not None:
+            rounds.append(self._record(entry, entry.round))
+        return rounds
+
+    def _record(self, entry: LedgerJob, current: LedgerRound) -> RoundRecord:
+        closed: ClosedBy = current.closed or "all"
+        turns = self._turns(entry, current)
+        records = []
+        for i, (turn, seat) in enumerate(zip(turns, current.turns, strict=True)):
+            reply = self._reply(seat) if i in current.counted else None
+            records.append(TurnRecord(turn=turn, reply=reply or _uncounted(closed, seat)))
+        digest = current.digest or Round(turns=turns).digest
+        return RoundRecord(round=current.number, digest=digest, closed_by=closed, counted=current.counted, turns=tuple(records))
+
+    def _turns(self, entry: LedgerJob, current: LedgerRound) -> tuple[Turn, ...]:
+        """What was asked: the play yields it again, which also proves that the code still agrees."""
+        job = self._job(entry)
+        earlier = [r for r in (self.archive.round(entry.job_id, n) for n in range(current.number)) if r is not None]
+        step = advance(job, [Played(digest=r.digest, replies=tuple(t.reply for t in r.turns)) for r in earlier])
+        if not isinstance(step, Round) or (current.digest and step.digest != current.digest):
+            raise PlayDiverged(f"round {current.number} of job {entry.job_id} no longer replays as it was opened; the pattern's code has changed "
+                               "since. Run the version that began the job, or submit it again.")
+        return step.turns
+
+    def _reply(self, seat: LedgerTurn) -> Reply | None:
+        return parse_reply(self.archive.read(seat.reply)) if seat.reply else None
+
+    def _open(self, entry: LedgerJob, number: int, step: Round) -> str:
+        places = self.ledger.placed()
+        queues = []
+        for turn in step.turns:
+            place = places.get("test/*" if turn.model.startswith("test/") else turn.model)
+            queues.append(str(place["queue"]) if place else queue_for(turn.model))
+        payloads = self.archive.payloads(entry.job_id, number, step.turns)
+        won = self.ledger.open(
+            entry.job_id, number, deadline_ms=entry.deadline_ms, quorum=step.close_at or 0, settle_from=step.settled_from if step.settled else 0,
+            chord=True, digest=step.digest, turns=list(zip(queues, payloads, strict=True)),
+        )
+        if won != "won":
+            return f"round {number}: {won}"
+        self.canvas.round(entry.job_id, entry.kind, number, queues)
+        return f"opened round {number} of {len(step.turns)}"
+
+    def _commit(self, entry: LedgerJob, job: Job, rounds: Sequence[RoundRecord], verdict: Verdict | None, fault: Fault | None, state: State) -> str:
+        ended_ms = entry.round.closed_ms if entry.round is not None and entry.round.closed_ms else entry.submitted_ms
+        result = Result(
+            job_id=entry.job_id, state=state, verdict=verdict, error=fault, rounds=tuple(rounds), bill=bill_of(rounds),
+            job=job.model_dump(mode="json", exclude_defaults=True), version=int(getattr(type(job), "version", 1)),
+            submitted_at=entry.submitted_ms / 1000, ended_at=ended_ms / 1000,
+        )
+        committed = self.archive.commit(result)
+        if committed.conflict:
+            log.error("%s another result stands for this job already; it is kept", entry.job_id)
+        self.ledger.forget(entry.job_id, state=committed.result.state, kind=entry.kind, conflicts=int(committed.conflict))
+        log.info("commit ← %s %s %s", entry.job_id, entry.kind, committed.result.state)
+        return committed.result.state
+
+
+def _uncounted(closed: ClosedBy, seat: LedgerTurn) -> Abstention:
+    cause, message = _UNCOUNTED[closed]
+    started = seat.claimed_ms / 1000 if seat.attempts > 0 else 0.0
+    return Abstention(cause=cause, message=message, timing=Timing(claimed_at=started))
+
+
+def told(reply: Reply) -> str:
+    """A reply in a few words, without its text: for logs and for Flower."""
+    if isinstance(reply, Completion):
+        seconds = max(1e-3, (reply.timing.last_token_at or 0.0) - reply.timing.claimed_at)
+        tokens = reply.usage.completion_tokens
+        return f"{tokens} tok {seconds:.1f} s {tokens / seconds:.0f} tok/s"
+    return f"abstained: {reply.cause}"
+

@@ -1,0 +1,135 @@
+"""One request on its way through an engine: its tokens so far, its text, and how it ends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence as Ids
+
+from symposia_shared.prompts import Sampling
+from symposia_shared.turns import Cause, FinishReason
+
+#: tokens that may wait for the rest of a character; a character has at most four bytes, so more are noise
+_PENDING = 64
+
+
+class Transcription:
+    """The text of tokens as they come: joined, its pieces are the text of all tokens together.
+
+    A token may hold part of a character, and may be written otherwise at the beginning than after others; so each is
+    decoded behind the ones before it (as in vLLM's detokenizer).
+    """
+
+    def __init__(self, decode: Callable[[Ids[int]], str]) -> None:
+        self._decode = decode
+        self._ids: list[int] = []
+        self._from = self._read = 0
+        self.text = ""
+
+    def push(self, token: int) -> str:
+        """What ``token`` adds; "" while a character is incomplete."""
+        self._ids.append(token)
+        return self._take(partial=len(self._ids) - self._read > _PENDING)
+
+    def flush(self) -> str:
+        """What is left, an incomplete character as U+FFFD."""
+        return self._take(partial=True)
+
+    def _take(self, *, partial: bool) -> str:
+        before = self._decode(self._ids[self._from : self._read])
+        after = self._decode(self._ids[self._from :])
+        if len(after) <= len(before) or (after.endswith("\ufffd") and not partial):
+            return ""
+        self._from, self._read = self._read, len(self._ids)
+        more = after[len(before) :]
+        self.text += more
+        return more
+
+
+class Sequence:
+    """The tokens of one request, prompt and completion, and its end: ``finish``, or ``fault``.
+
+    ``max_new`` ≥ 1 is what is asked, cut to what is left of the context. The newest token is not yet in the cache.
+    """
+
+    def __init__(
+        self, request_id: str, prompt: Ids[int], sampling: Sampling, decode: Callable[[Ids[int]], str], *,
+        max_new: int, stop_ids: frozenset[int] = frozenset(), stream: bool = False,
+    ) -> None:
+        self.id, self.sampling, self.stream = request_id, sampling, stream
+        self.ids = list(prompt)
+        self.prompt_tokens = len(self.ids)
+        self.max_new, self.stop_ids = max_new, stop_ids
+        self.transcription = Transcription(decode)
+        self.logprob_sum = 0.0
+        self.first_at: float | None = None
+        self.last_at: float | None = None
+        self.finish: FinishReason | None = None
+        self.fault: tuple[Cause, str] | None = None
+        #: times it has been put back for want of memory
+        self.setbacks = 0
+        self._stop_at: int | None = None
+        self._told = 0
+        self.first_told = False
+
+    @property
+    def new_tokens(self) -> int:
+        """Tokens generated, the one that ended it included."""
+        return len(self.ids) - self.prompt_tokens
+
+    @property
+    def cached(self) -> int:
+        """Tokens whose keys and values are in the cache while it is decoded: all but the newest."""
+        return len(self.ids) - 1
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more is to be generated."""
+        return self.finish is not None or self.fault is not None
+
+    @property
+    def text(self) -> str:
+        """The text so far, up to the stop string that ended it."""
+        return self.transcription.text[: self._stop_at]
+
+    @property
+    def logprob_mean(self) -> float | None:
+        """Mean natural log-probability of the generated tokens, by the model's own distribution."""
+        return self.logprob_sum / self.new_tokens if self.new_tokens else None
+
+    def take(self, token: int, logprob: float, at: float) -> None:
+        """The next token, its log-probability, and when it was chosen (epoch seconds)."""
+        self.ids.append(token)
+        self.logprob_sum += logprob
+        self.first_at, self.last_at = self.first_at or at, at
+        if token in self.stop_ids:
+            self.finish = "stop"
+            self._found_stop(self.transcription.flush())
+        elif self._found_stop(self.transcription.push(token)):
+            self.finish = "stop"
+        elif self.new_tokens >= self.max_new:
+            self.finish = "stop" if self._found_stop(self.transcription.flush()) else "length"
+
+    def fail(self, cause: Cause, message: str) -> None:
+        """End without an answer."""
+        self.fault = (cause, message)
+
+    def fresh_text(self) -> str:
+        """Text not yet told, without an end that might turn out to begin a stop string."""
+        text = self.text
+        end = len(text) if self.ended else len(text) - self._held(text)
+        fresh, self._told = text[self._told : end], max(self._told, end)
+        return fresh
+
+    def _found_stop(self, more: str) -> bool:
+        """Whether a stop string now stands in the text, over whatever token borders; then the text ends before it."""
+        if not more or not self.sampling.stop:
+            return False
+        text = self.transcription.text
+        begin = max(0, len(text) - len(more) - max(map(len, self.sampling.stop)) + 1)
+        found = [at for stop in self.sampling.stop if stop and (at := text.find(stop, begin)) >= 0]
+        self._stop_at = min(found, default=None)
+        return bool(found)
+
+    def _held(self, text: str) -> int:
+        """Length of the longest end of ``text`` that begins a stop string."""
+        longest = max(map(len, self.sampling.stop), default=1) - 1
+        return next((n for n in range(min(longest, len(text)), 0, -1) if any(s.startswith(text[-n:]) for s in self.sampling.stop)), 0)

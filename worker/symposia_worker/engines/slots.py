@@ -1,0 +1,139 @@
+"""The key/value cache of the rows that are decoded together, right-aligned.
+
+Every row's newest token stands in the same column, so a decode forward is exactly what ``generate`` runs on a left-padded
+batch: rope, learned positions, ALiBi and local windows stay right without a change to any model. A row joins by a copy of
+its prefilled keys and values; it leaves by the last row moving into its place; a step writes one column in place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Layers
+from functools import partial
+from typing import Any
+
+import torch
+from transformers.cache_utils import Cache, DynamicLayer
+
+#: columns are allocated in blocks of so many tokens
+BLOCK = 64
+
+
+class Slots:
+    """Rows of keys and values, (rows, heads, columns, head size) per layer; columns left of a row's own tokens are zero or finite.
+
+    Invariant between steps: each of the ``rows`` live rows holds its tokens in the columns that end before ``end``.
+    """
+
+    def __init__(self, max_rows: int) -> None:
+        self.max_rows = max_rows
+        self.rows = 0
+        #: the column the next token is written to
+        self.end = 0
+        #: the first column a step looks at
+        self.start = 0
+        self._height = self._width = 0
+        self.cache = Cache(layer_class_to_replicate=partial(_SlotLayer, self))
+
+    @property
+    def bytes(self) -> int:
+        """What is allocated."""
+        return sum(x.nbytes for layer in self.cache.layers for x in (layer.keys, layer.values) if x is not None)
+
+    @property
+    def bytes_per_token(self) -> int:
+        """What one column of one row takes; 0 before anything was placed."""
+        return self.bytes // (self._height * self._width) if self._height else 0
+
+    def shape_for(self, rows: int, longest: int) -> tuple[int, int]:
+        """(rows, columns) that ``reserve`` allocates when it allocates: room for half as many tokens again, and rows by doubling."""
+        width = longest + max(BLOCK, longest // 2)
+        height = self._height
+        if rows > height:
+            height = min(self.max_rows, max(rows, 2 * height))
+        elif 4 * rows <= height:
+            height = 2 * rows
+        return height, -(-width // BLOCK) * BLOCK
+
+    def fits(self, rows: int, longest: int) -> bool:
+        """Whether ``reserve`` has nothing to do."""
+        return rows <= self._height and longest <= self.end < self._width
+
+    def reserve(self, rows: int, longest: int) -> None:
+        """Make room for ``rows`` rows of up to ``longest`` tokens and one column more; moves what is there if need be."""
+        if self.fits(rows, longest) or not self.cache.layers:
+            return
+        live = min(self.rows, rows)
+        height, width = self.shape_for(rows, longest)
+        keep = min(self.end, longest)  # the live rows' tokens are within it
+        for layer in self.cache.layers:
+            layer.keys = _moved(layer.keys, live, height, width, self.end, longest, keep)
+            layer.values = _moved(layer.values, live, height, width, self.end, longest, keep)
+        self._height, self._width, self.end = height, width, longest
+
+    def join(self, layers: Layers[Any], source: int, length: int, *, longest: int) -> None:
+        """Append a row: the last ``length`` columns of row ``source`` of a prefilled cache's layers."""
+        if not self.cache.layers:
+            self._allocate(layers, longest)
+        self.reserve(self.rows + 1, longest)
+        row, end = self.rows, self.end
+        for mine, theirs in zip(self.cache.layers, layers, strict=True):
+            for to, of in ((mine.keys, theirs.keys), (mine.values, theirs.values)):
+                to[row, :, : end - length] = 0  # 0 × NaN is NaN: no other row may meet what was here
+                to[row, :, end - length : end] = of[source, :, of.shape[2] - length :]
+        self.rows += 1
+
+    def leave(self, row: int) -> None:
+        """Drop a row; the last row takes its number."""
+        last = self.rows - 1
+        if row != last:
+            for layer in self.cache.layers:
+                layer.keys[row, :, : self.end] = layer.keys[last, :, : self.end]
+                layer.values[row, :, : self.end] = layer.values[last, :, : self.end]
+        self.rows = last
+
+    def clear(self) -> None:
+        """Give all memory back."""
+        self.rows = self.end = self.start = self._height = self._width = 0
+        self.cache.layers = []
+
+    def _allocate(self, like: Layers[Any], longest: int) -> None:
+        self._height, self._width = 1, self.shape_for(1, longest)[1]
+        self.end = longest
+        for layer in like:
+            mine = _SlotLayer(self)
+            mine.keys, mine.values = (
+                x.new_zeros(1, x.shape[1], self._width, x.shape[3]) for x in (layer.keys, layer.values)
+            )
+            mine.is_initialized = True
+            self.cache.layers.append(mine)
+
+
+def _moved(old: torch.Tensor, rows: int, height: int, width: int, end: int, new_end: int, keep: int) -> torch.Tensor:
+    """``old``'s first ``rows`` rows with the ``keep`` columns before ``end`` moved before ``new_end``, in a tensor of its own."""
+    new = old.new_zeros(height, old.shape[1], width, old.shape[3])
+    new[:rows, :, new_end - keep : new_end] = old[:rows, :, end - keep : end]
+    return new
+
+
+class _SlotLayer(DynamicLayer):  # type: ignore[misc]
+    """One layer's keys and values, written one column at a time."""
+
+    _layer_type = None  # transformers registers subclasses that have one in place of its own
+
+    def __init__(self, slots: Slots, **_: object) -> None:
+        super().__init__()
+        self.slots = slots
+
+    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *_: object, **__: object) -> tuple[torch.Tensor, torch.Tensor]:
+        s = self.slots
+        self.keys[: s.rows, :, s.end : s.end + 1] = key_states
+        self.values[: s.rows, :, s.end : s.end + 1] = value_states
+        return self.keys[: s.rows, :, s.start : s.end + 1], self.values[: s.rows, :, s.start : s.end + 1]
+
+    def get_seq_length(self) -> int:
+        return self.slots.end - self.slots.start
+
+    def get_mask_sizes(self, query_length: int | torch.Tensor) -> tuple[int, int]:
+        # transformers before 5.10 or so passes the positions of the queries, not their number
+        number = query_length if isinstance(query_length, int) else query_length.shape[0]
+        return self.slots.end - self.slots.start + number, 0

@@ -1,0 +1,109 @@
+"""The two guards on stock kombu and Celery, and nothing more: the ledger makes everything else of the transport harmless.
+
+1. A worker must not exit when the broker restarts while it holds an unacknowledged message (kombu 5.7: closing the
+   collected connection restores messages through a connection that is gone). The message stays in ``unacked``.
+2. A malformed message is put aside in ``PREFIX quarantine`` and never comes back to the next worker.
+
+And Celery's reconnect back-off (2, 4 ... 30 s) is held to a second, or a flapping broker leaves workers deaf.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from functools import partial
+from typing import Any
+
+from celery.utils.log import get_logger
+from celery.worker.consumer import Consumer as StockConsumer
+from kombu.transport import redis as stock
+from kombu.transport import virtual
+
+log = get_logger(__name__)
+QUARANTINED = 1_000
+
+
+def _collected(channel: Any) -> bool:
+    """Whether the channel's connection is gone already."""
+    connection = channel.connection
+    return connection is None or getattr(connection, "client", None) is None
+
+
+class QoS(stock.QoS):  # type: ignore[misc,unused-ignore]
+    """Acknowledgements that survive the loss of their channel."""
+
+    def restore_unacked_once(self, stderr: Any = None) -> Any:
+        if _collected(self.channel):
+            self._on_collect.cancel()
+            self._delivered.restored = True
+            return None
+        return super().restore_unacked_once(stderr)
+
+    def restore_unacked(self, client: Any = None) -> Any:
+        if _collected(self.channel):
+            self._delivered.clear()
+            return None
+        return super().restore_unacked(client)
+
+    def ack(self, delivery_tag: Any) -> Any:
+        return self._settle(super().ack, delivery_tag)
+
+    def reject(self, delivery_tag: Any, requeue: bool = False) -> Any:
+        return self._settle(lambda tag: super(QoS, self).reject(tag, requeue), delivery_tag)
+
+    def _settle(self, act: Any, tag: Any) -> Any:
+        if _collected(self.channel):
+            return virtual.QoS.ack(self, tag)
+        return act(tag)
+
+
+class Channel(stock.Channel):  # type: ignore[misc,unused-ignore]
+    """A channel whose reader drops what is not a message."""
+
+    QoS = QoS
+
+    def _brpop_read(self, **options: Any) -> Any:
+        try:
+            return super()._brpop_read(**options)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            log.error("a queue held something that is no message (%r); it is dropped", error)
+            raise stock.Empty() from None
+
+
+class Transport(stock.Transport):  # type: ignore[misc,unused-ignore]
+    """Stock Redis transport with our channel."""
+
+    Channel = Channel
+
+
+class Consumer(StockConsumer):  # type: ignore[misc,unused-ignore]
+    """A consumer that no single message can end."""
+
+    def create_task_handler(self, *args: Any, **kwargs: Any) -> Any:
+        inner = super().create_task_handler(*args, **kwargs)
+
+        def on_message(message: Any) -> Any:
+            try:
+                return inner(message)
+            except (*self.connection_errors, MemoryError):
+                raise
+            except Exception as error:
+                log.error("a malformed message is put into quarantine: %r", error)
+                self._quarantine(message, error)
+                return None
+
+        return on_message
+
+    def _quarantine(self, message: Any, error: Exception) -> None:
+        try:
+            with message.channel.conn_or_acquire() as client:
+                client.lpush("quarantine", json.dumps({"at": time.time(), "error": repr(error)[:500], "body": repr(message.body)[:500]}))
+                client.ltrim("quarantine", 0, QUARANTINED - 1)
+        except Exception as trouble:
+            log.error("it could not even be put aside: %r", trouble)
+        finally:
+            message.reject_log_error(log, self.connection_errors)
+
+    def ensure_connected(self, conn: Any) -> Any:
+        conn.ensure_connection = partial(conn.ensure_connection, interval_start=0.2, interval_step=0.2, interval_max=1.0)
+        return super().ensure_connected(conn)

@@ -1,0 +1,114 @@
+"""What a stored checkpoint consists of, and names that cannot leave their folder."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import AfterValidator, Field, model_validator
+
+from symposia_shared.catalogue import CheckpointId, Facts, Sha256
+from symposia_shared.errors import BadInput, Damaged
+from symposia_shared.values import Value, canonical_json
+
+#: A name that begins with a dot is refused: so neither '.' nor '..' is a name, and those are left to the cache's own marks.
+#: Keys of other characters, or that end in '/', are refused or rewritten by some S3 servers (facts: services §2.2).
+_SEGMENT = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
+
+
+def _safe_path(path: str) -> str:
+    segments = path.split("/")
+    if not (0 < len(path) <= 255 and len(segments) <= 8 and all(_SEGMENT.fullmatch(s) for s in segments)):
+        raise ValueError(f"{path!r} is not a path within a checkpoint: it is made of letters, digits, '.', '_' and '-', its parts are "
+                         "separated by '/', and none begins with a dot.")
+    return path
+
+
+#: a file's path within its checkpoint, '/' between its parts
+SafePath = Annotated[str, AfterValidator(_safe_path)]
+
+
+class StoredFile(Value):
+    """One file of a checkpoint."""
+
+    path: SafePath
+    #: bytes
+    size: int = Field(ge=0)
+    sha256: Sha256
+
+
+def revision_of(files: Iterable[StoredFile]) -> str:
+    """The digest of the contents: equal files under equal names give equal revisions. 64 hexadecimal digits."""
+    rows = sorted([f.path, f.size, f.sha256] for f in files)
+    return hashlib.sha256(canonical_json(rows)).hexdigest()
+
+
+class Manifest(Value):
+    """A checkpoint: its files with their digests, and its facts. ``revision`` is the digest of the files."""
+
+    id: CheckpointId
+    revision: Sha256
+    #: in the order of their paths
+    files: tuple[StoredFile, ...] = Field(min_length=1)
+    facts: Facts
+
+    @model_validator(mode="after")
+    def _sound(self) -> Self:
+        paths = [f.path for f in self.files]
+        # a file system that folds case would lay one over the other
+        if len({p.lower() for p in paths}) != len(paths):
+            raise ValueError("two files have the same path.")
+        folders = {"/".join(p.split("/")[:n]) for p in paths for n in range(1, p.count("/") + 1)}
+        if clash := folders.intersection(paths):
+            raise ValueError(f"{clash.pop()!r} is both a file and a folder.")
+        if paths != sorted(paths):
+            raise ValueError("the files are not in the order of their paths.")
+        if self.revision != revision_of(self.files):
+            raise ValueError("the revision is not the digest of the files.")
+        return self
+
+    @classmethod
+    def of(cls, model: str, files: Iterable[StoredFile], *, facts: Facts) -> Self:
+        """The manifest of these files. Raises BadInput."""
+        rows = sorted(files, key=lambda f: f.path)
+        return cls.parse({"id": model, "revision": revision_of(rows), "files": [f.model_dump() for f in rows], "facts": facts.model_dump()})
+
+    @classmethod
+    def stored(cls, body: bytes, where: str, *, model: str | None = None) -> Self:
+        """The manifest in ``body``, read from ``where``; it must be that of ``model`` if given. Raises Damaged."""
+        try:
+            found = cls.from_json(body)
+        except BadInput as error:
+            raise Damaged(f"the manifest at {where} is not sound: {error} Remove the checkpoint and push it again.") from None
+        if model is not None and found.id != model:
+            raise Damaged(f"the manifest at {where} is that of {found.id!r}, not of {model!r}. Remove the checkpoint and push it again.")
+        return found
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files together."""
+        return sum(f.size for f in self.files)
+
+    def key(self, file: StoredFile) -> str:
+        """Where ``file`` lies in S3."""
+        return f"models/{self.id}/{self.revision}/{file.path}"
+
+
+def within(folder: Path, path: str) -> Path:
+    """``path`` of a manifest under ``folder``. Raises BadInput where it would leave it, by its own parts or through a link."""
+    try:
+        inside = folder.joinpath(*_safe_path(path).split("/"))
+    except ValueError as error:
+        raise BadInput(str(error), field="path", value=path) from None
+    if not inside.resolve().is_relative_to(folder.resolve()):
+        raise BadInput(f"{inside} leads out of {folder}.", field="path", value=path, remedy="Replace the link by the file itself.")
+    return inside
+
+
+def sha256_of(path: Path) -> str:
+    """The sha256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

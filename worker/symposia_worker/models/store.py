@@ -1,0 +1,157 @@
+"""The model store: checkpoints in S3, each with a manifest that is written last."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Protocol
+
+from pydantic import TypeAdapter, ValidationError
+
+from symposia_shared.catalogue import CheckpointId, Facts, manifest_key
+from symposia_shared.errors import BadInput, Damaged, UnknownModel
+from symposia_shared.store import Head, Store
+from symposia_worker.models.download import download
+from symposia_worker.models.manifest import Manifest, StoredFile, sha256_of, within
+from symposia_worker.models.weights import checkpoint_files
+
+_ID: TypeAdapter[str] = TypeAdapter(CheckpointId)
+_MANIFEST = re.compile(r"models/(?P<id>.+)/manifest\.json")
+_REVISION = re.compile(r"[0-9a-f]{64}")
+
+
+class Progress(Protocol):
+    """Told how far a transfer is: what is under way, bytes done, bytes in all."""
+
+    def __call__(self, what: str, done: int, total: int) -> None: ...
+
+
+def silent(what: str, done: int, total: int) -> None:
+    """The progress nobody watches."""
+
+
+def checkpoint_id(name: str) -> str:
+    """``name`` if weights may be stored under it. Raises BadInput."""
+    try:
+        return _ID.validate_python(name)
+    except ValidationError as error:
+        raise BadInput(error.errors()[0]["msg"].removeprefix("Value error, "), field="model", value=name) from None
+
+
+class ModelStore:
+    """The checkpoints of a bucket, under ``models/ID/REVISION/PATH``. Safe to share between threads."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+
+    def push(self, folder: Path, model: str, *, facts: Facts, progress: Progress = silent) -> Manifest:
+        """Store the checkpoint in ``folder`` as ``model``: its files, then its manifest. Pushing the same again changes nothing.
+
+        A push that is cut off leaves the former checkpoint of that name as it was; the next one goes on after the files
+        that arrived. Raises BadInput where a file changes meanwhile.
+        """
+        checkpoint_id(model)
+        paths = checkpoint_files(folder)
+        before = {p: _stamp(folder / p) for p in paths}
+        total = sum(size for size, _ in before.values())
+        done, files = 0, []
+        for path in paths:
+            progress(f"reading {path}", done, total)
+            files.append(StoredFile(path=path, size=before[path][0], sha256=sha256_of(within(folder, path))))
+            done += before[path][0]
+        manifest = Manifest.of(model, files, facts=facts)
+        if self._stored(model) == manifest:
+            return manifest
+        self._send(folder, manifest, progress=progress)
+        if changed := [p for p in paths if _stamp(folder / p) != before[p]]:
+            raise BadInput(f"{folder / changed[0]} was changed while it was being pushed.", field="folder", value=str(folder),
+                           remedy="Push again when nobody writes there.")
+        self.store.put(manifest_key(model), manifest.to_json().encode())
+        return manifest
+
+    def _send(self, folder: Path, manifest: Manifest, *, progress: Progress) -> None:
+        done = 0
+        for file in manifest.files:
+            if not _arrived(self.store.head(manifest.key(file)), file):
+                at = done
+
+                def sent(more: int, path: str = file.path) -> None:
+                    nonlocal at
+                    at += more
+                    progress(f"sending {path}", at, manifest.size)
+
+                self.store.put_file(manifest.key(file), within(folder, file.path), metadata={"sha256": file.sha256}, sent=sent)
+            done += file.size
+            progress(f"sent {file.path}", done, manifest.size)
+
+    def _stored(self, model: str) -> Manifest | None:
+        try:
+            return self.manifest(model)
+        except Damaged:
+            return None
+
+    def manifest(self, model: str) -> Manifest | None:
+        """The manifest of ``model``, or None where it is not stored. Raises Damaged where it cannot be read."""
+        key = manifest_key(checkpoint_id(model))
+        body = self.store.get(key)
+        return None if body is None else Manifest.stored(body, self.store.uri(key), model=model)
+
+    def require(self, model: str) -> Manifest:
+        """The manifest of ``model``. Raises UnknownModel where it is not stored."""
+        found = self.manifest(model)
+        if found is None:
+            raise UnknownModel(f"no checkpoint {model!r} is in the model store at {self.store.uri('models/')}.", field="model", value=model,
+                               remedy=f"Add it with `symposia models pull {model}`, or see `symposia models list`.")
+        return found
+
+    def list(self) -> Sequence[Manifest]:
+        """All stored checkpoints, by id. Raises Damaged where a manifest cannot be read."""
+        keys = [m["id"] for key in self.store.keys("models/") if (m := _MANIFEST.fullmatch(key)) and _is_id(m["id"])]
+        with ThreadPoolExecutor(16) as threads:
+            return [m for m in threads.map(self.manifest, sorted(keys)) if m is not None]
+
+    def remove(self, model: str) -> int:
+        """Remove ``model``, its manifest first and with all its revisions; how many objects that were. Raises UnknownModel."""
+        checkpoint_id(model)
+        prefix = f"models/{model}/"
+        keys = [k for k in self.store.keys(prefix) if _REVISION.fullmatch(k.removeprefix(prefix).split("/")[0])]
+        present = self.store.head(manifest_key(model)) is not None
+        if not present and not keys:
+            self.require(model)
+        self.store.delete(manifest_key(model))
+        _in_parallel(self.store.delete, keys)
+        return len(keys) + present
+
+    def verify(self, model: str, *, progress: Progress = silent) -> Manifest:
+        """Read every byte of ``model`` and compare with its manifest. Raises Damaged naming the first file that differs."""
+        manifest = self.require(model)
+        done = 0
+        for file in manifest.files:
+            progress(f"verifying {file.path}", done, manifest.size)
+            download(self.store, manifest.key(file), file, to=None)
+            done += file.size
+        progress("verified", manifest.size, manifest.size)
+        return manifest
+
+
+def _is_id(name: str) -> bool:
+    try:
+        return checkpoint_id(name) == name
+    except BadInput:
+        return False
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    stat = path.stat()
+    return stat.st_size, stat.st_mtime_ns
+
+
+def _arrived(head: Head | None, file: StoredFile) -> bool:
+    return head is not None and head.size == file.size and head.metadata.get("sha256") == file.sha256
+
+
+def _in_parallel(call: Callable[[str], None], keys: Iterable[str]) -> None:
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(call, keys))

@@ -1,0 +1,388 @@
+"""A pool: one device, its engine process, and the turns it has leased.
+
+A doorbell's thread ends in ``tend``: it claims its turn (and a few more of the queue while slots are free), hands them to the
+engine process and waits until its own is recorded. Replies are recorded in batches by one thread; what is long, and the
+results of single prompts, go to S3 from a few others. A third thread keeps the leases alive.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import random
+import socket
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Protocol
+
+from symposia_shared.archive import Archive
+from symposia_shared.broker import Doorbell
+from symposia_shared.errors import SymposiaError, Unavailable
+from symposia_shared.jobs import Inference
+from symposia_shared.ledger import INLINE_BYTES, LEASE_MS, Ledger, Seat
+from symposia_shared.turns import Abstention, Completion, Reply, Timing, Turn
+from symposia_worker.course import Course, told
+from symposia_worker.engines.protocol import Pulse
+from symposia_worker.tickets import Ticket, Tickets
+
+log = logging.getLogger(__name__)
+
+#: turns one doorbell may claim: messages, not claims, are what a small turn costs (facts: ledger)
+BELL_CLAIMS = 8
+#: records written in one round trip at most
+RECORD_BATCH = 64
+#: a turn whose engine died this often is not tried again
+MOST_ATTEMPTS = 5
+#: seconds between heartbeats; a lease outlives nine of them
+BEAT_S = LEASE_MS / 1000 / 10
+
+
+class EngineSeat(Protocol):
+    """What a pool asks of its engine process (``engines.client.EngineProcess``)."""
+
+    @property
+    def pid(self) -> int | None: ...
+
+    @property
+    def pulse(self) -> Pulse | None: ...
+
+    def generate(self, turn_id: str, turn: Turn, on_first: Callable[[float], None], on_done: Callable[[Completion | Abstention], None]) -> None: ...
+
+    def cancel(self, turn_id: str) -> None: ...
+
+    def restart(self) -> None: ...
+
+    def stop(self) -> object: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """What a pool serves: checkpoint → its queue and the facts a submit needs."""
+
+    models: dict[str, dict[str, object]] = field(default_factory=dict)
+
+    @property
+    def queues(self) -> tuple[str, ...]:
+        """The queues the pool's worker reads, each once."""
+        return tuple(dict.fromkeys(str(place["queue"]) for place in self.models.values()))
+
+
+class Pool:
+    """The pool of one device. ``watch`` False leaves leases to expire and lost doorbells unheard: for tests of the chord alone."""
+
+    def __init__(self, *, name: str, device: str, slots: int, ledger: Ledger, archive: Archive, course: Course, bell: Doorbell, engine: EngineSeat,
+                 placement: Placement, origin: str = "", watch: bool = True) -> None:
+        self.name, self.device, self.ledger, self.archive, self.course, self.bell = name, device, ledger, archive, course, bell
+        self.engine, self.placement, self.origin, self.watch = engine, placement, origin, watch
+        self.tickets = Tickets(slots)
+        self._replies: queue.Queue[tuple[Ticket, Reply, str | None]] = queue.Queue()
+        self._papers = ThreadPoolExecutor(8, thread_name_prefix="papers")
+        self._stopping = threading.Event()
+        self._stopped = threading.Event()
+        self._engine_up = threading.Event()
+        self._engine_up.set()
+        self._left = 0
+        self._peers = 1
+        self._passes_told = 0
+        self._passes_before = 0
+        self._loads = len([m for m in placement.models if not m.startswith("test/")])
+        self._ready_at: float | None = None
+        self._threads = [threading.Thread(target=target, name=target.__name__.strip("_"), daemon=True) for target in (self._record_loop, self._beat_loop)]
+
+    def start(self) -> None:
+        """Say what is served, then begin to beat and to record. The engine is up and its checkpoints are loaded."""
+        self._patiently(lambda: self.ledger.place(self.name, self.placement.models, origin=self.origin))
+        for thread in self._threads:
+            thread.start()
+
+    def ready(self) -> None:
+        """The worker consumes: from now on the pool counts as ready."""
+        self._ready_at = time.time()
+        self._beat()
+
+    # -- turns -----------------------------------------------------------------------------------------------------
+
+    def tend(self, seat: Seat) -> str:
+        """Answer a doorbell: see to it that this turn is done, here or elsewhere. Returns what became of it; never raises."""
+        try:
+            return self._tend(seat)
+        except Unavailable as error:
+            log.warning("turn %s: %s", seat.key, error)
+            return "left to the ledger"
+        except Exception:
+            log.exception("turn %s", seat.key)
+            return "left to the ledger"
+
+    def _tend(self, seat: Seat) -> str:
+        ended = self.tickets.ended(seat)
+        if ended is not None:
+            return ended
+        while not self._stopping.is_set():
+            ticket = self.tickets.attend(seat)
+            if ticket is not None:
+                ticket.over.wait()
+                return ticket.outcome
+            if not self._engine_up.wait(timeout=1.0):
+                continue
+            named = self._claim(named=seat, wait_s=1.0)
+            if named not in ("queued", "ok"):
+                return self.tickets.ended(seat) or named
+        return "left to the ledger"
+
+    def _claim(self, *, named: Seat | None = None, wait_s: float = 0.0) -> str:
+        """Lease turns for the free slots and begin them. Returns what became of the named one."""
+        most = self.tickets.reserve(BELL_CLAIMS, wait_s=wait_s, seat=named)
+        if most == 0:
+            return "queued"
+        tickets: list[Ticket] = []
+        try:
+            claimed = self.ledger.claim(most=most, pools=self._peers, queues=self.placement.queues, named=named)
+            now = time.time()
+            tickets = [Ticket(claim=c, claimed_at=now, attended=named is not None and c.seat == named) for c in claimed.claims]
+        finally:
+            self.tickets.take(tickets, most)
+        self._left = claimed.left
+        for ticket in tickets:
+            self._begin(ticket)
+        return claimed.named
+
+    def _begin(self, ticket: Ticket) -> None:
+        claim = ticket.claim
+        if claim.attempt > MOST_ATTEMPTS:
+            message = f"the engine was lost {claim.attempt - 1} times while this turn ran; it is not tried again"
+            self._replies.put((ticket, Abstention(cause="poison", message=message), None))
+        elif (claim.payload or claim.spec).startswith("@"):
+            self._papers.submit(self._read_and_run, ticket)
+        else:
+            self._run(ticket, claim.payload, claim.spec)
+
+    def _read_and_run(self, ticket: Ticket) -> None:
+        claim = ticket.claim
+        payload, spec = self._patiently(lambda: (self.archive.read(claim.payload), self.archive.read(claim.spec) if not claim.payload else ""), ticket)
+        if not ticket.over.is_set():
+            self._run(ticket, payload, spec)
+
+    def _run(self, ticket: Ticket, payload: str, spec: str) -> None:
+        seat = ticket.claim.seat
+        try:
+            ticket.turn = Turn.from_json(payload) if payload else Inference.from_json(spec).turn
+            log.info("%s → %s r%d t%d %s", ticket.claim.kind, seat.job_id, seat.round, seat.turn, ticket.turn.model)
+            self.engine.generate(ticket.id, ticket.turn, partial(self._on_first, ticket), partial(self._on_done, ticket))
+        except Unavailable:
+            self._give_back([ticket], killed=False)
+        except SymposiaError as error:
+            self._replies.put((ticket, Abstention(cause="bad_prompt", message=str(error)), None))
+        except Exception as error:
+            log.exception("turn %s", seat.key)
+            self._replies.put((ticket, Abstention(cause="bug", message=f"{type(error).__name__}: {error}"), None))
+
+    def _on_first(self, ticket: Ticket, at: float) -> None:
+        ticket.first_token_at = at
+
+    def _on_done(self, ticket: Ticket, reply: Completion | Abstention) -> None:
+        timing = Timing(claimed_at=ticket.claimed_at, first_token_at=ticket.first_token_at, last_token_at=time.time())
+        self._replies.put((ticket, reply.model_copy(update={"timing": timing, "pool": self.name}), None))
+
+    # -- records ---------------------------------------------------------------------------------------------------
+
+    def _record_loop(self) -> None:
+        while not self._stopped.is_set():
+            try:
+                batch = [self._replies.get(timeout=0.5)]
+            except queue.Empty:
+                continue
+            while len(batch) < RECORD_BATCH:
+                try:
+                    batch.append(self._replies.get_nowait())
+                except queue.Empty:
+                    break
+            try:
+                self._record(batch)
+            except Exception:
+                log.exception("recording %d replies", len(batch))
+
+    def _record(self, batch: Sequence[tuple[Ticket, Reply, str | None]]) -> None:
+        rows: list[tuple[Ticket, Reply, str]] = []
+        for ticket, reply, kept in batch:
+            text = kept or reply.to_json()
+            if kept is None and len(text.encode()) > INLINE_BYTES:
+                self._papers.submit(self._keep_long, ticket, reply, text)
+            elif not ticket.over.is_set():
+                rows.append((ticket, reply, text))
+        if not rows:
+            return
+        answers = self._patiently(lambda: self.ledger.record([(t.claim, text, r.spoke, t.attended) for t, r, text in rows]))
+        for (ticket, reply, _), answer in zip(rows, answers, strict=True):
+            self._recorded(ticket, reply, answer.status, answer.closed, answer.ring)
+        if self._left > 0 and not self._stopping.is_set() and self._engine_up.is_set():
+            self._feed()
+
+    def _keep_long(self, ticket: Ticket, reply: Reply, text: str) -> None:
+        kept = self._patiently(lambda: self.archive.reply(ticket.claim, text), ticket)
+        if kept is not None:
+            self._replies.put((ticket, reply, kept))
+
+    def _recorded(self, ticket: Ticket, reply: Reply, status: str, closed: str, ring: str) -> None:
+        claim, seat = ticket.claim, ticket.claim.seat
+        words = told(reply) if status in ("ok", "again") else status
+        log.info("%s ← %s r%d t%d %s", claim.kind, seat.job_id, seat.round, seat.turn, words)
+        if claim.kind == "inference" and closed:
+            self._papers.submit(self._commit, ticket, words)
+            return
+        if ring == "advance":
+            self.bell.advance(seat.job_id, kind=claim.kind)
+        elif ring == "settle":
+            self.bell.settle(seat.job_id, seat.round, kind=claim.kind)
+        self._end(ticket, words)
+
+    def _commit(self, ticket: Ticket, words: str) -> None:
+        """A single prompt needs no coordinator: its pool commits. Should this fail, the sweeper finds the job."""
+        job_id = ticket.claim.seat.job_id
+        self.tickets.drop(ticket, words)
+        try:
+            for attempt in range(5):
+                try:
+                    self.course.advance(job_id)
+                    break
+                except Unavailable as error:
+                    log.warning("commit of %s waits: %s", job_id, error)
+                    if self._stopping.wait(_backoff(attempt)):
+                        break
+        except Exception:
+            log.exception("commit of %s", job_id)
+        finally:
+            ticket.over.set()
+
+    def _end(self, ticket: Ticket, words: str, *, final: bool = True) -> None:
+        self.tickets.drop(ticket, words, final=final)
+        ticket.over.set()
+
+    def _feed(self) -> None:
+        """Claim for free slots without being rung: a doorbell may be lost, and one may stand for many."""
+        try:
+            self._claim()
+        except Unavailable as error:
+            log.warning("cannot claim: %s", error)
+
+    # -- heartbeat -------------------------------------------------------------------------------------------------
+
+    def _beat_loop(self) -> None:
+        beats = 0
+        while not self._stopped.wait(BEAT_S):
+            try:
+                self._renew()
+                if beats % 2 == 0:
+                    self._beat()
+                if beats % 10 == 0:
+                    self._count_peers()
+                if self.watch and not self._stopping.is_set() and self._engine_up.is_set() and self._ready_at is not None:
+                    self._feed()
+            except Unavailable as error:
+                log.warning("heartbeat: %s", error)
+            except Exception:
+                log.exception("heartbeat")
+            beats += 1
+
+    def _renew(self) -> None:
+        held = {t.claim.seat: t for t in self.tickets.all()}
+        if not held:
+            return
+        for seat in self.ledger.renew([(s, t.claim.fence) for s, t in held.items()]):
+            ticket = held[seat]
+            if self.tickets.get(ticket.id) is not None and self._replies.empty():
+                log.info("%s × %s r%d t%d stopped: the round was closed", ticket.claim.kind, seat.job_id, seat.round, seat.turn)
+                self.engine.cancel(ticket.id)
+                self._end(ticket, "stopped")
+
+    def _beat(self) -> None:
+        total = self._passes_before + self._passes()
+        facts = {
+            "role": "pool", "pid": os.getpid(), "device": self.device, "engine_pid": self.engine.pid, "host": socket.gethostname(),
+            "ready_at": self._ready_at, "beat_at": time.time(), "models": sorted(self.placement.models), "queues": self.placement.queues,
+            "slots": self.tickets.slots, "held": len(self.tickets), "origin": self.origin,
+        }
+        self.ledger.beat(self.name, facts, {"forward_passes": total - self._passes_told, "loads": self._loads})
+        self._passes_told, self._loads = total, 0
+
+    def _count_peers(self) -> None:
+        now, mine = time.time(), set(self.placement.queues)
+        self._peers = max(1, sum(1 for w in self.ledger.workers().values()
+                                 if w["role"] == "pool" and now - w["beat_at"] < 10 and mine & set(w.get("queues", ()))))
+
+    # -- faults and the end ----------------------------------------------------------------------------------------
+
+    def _passes(self) -> int:
+        pulse = self.engine.pulse
+        return pulse.forward_passes if pulse is not None else 0
+
+    def on_engine_death(self, ids: Sequence[str]) -> None:
+        """The engine process is gone: hand its turns back, then start another one."""
+        self._engine_up.clear()
+        self._passes_before += self._passes()
+        log.error("the engine process of %s died with %d turns in flight; it is started again", self.name, len(ids))
+        threading.Thread(target=self._revive, args=(list(ids),), name="revive", daemon=True).start()
+
+    def _revive(self, ids: list[str]) -> None:
+        self._give_back(self.tickets.of(ids), killed=True)
+        attempt = 0
+        while not self._stopping.is_set():
+            try:
+                self.engine.restart()
+                self._loads += len([m for m in self.placement.models if not m.startswith("test/")])
+                self._engine_up.set()
+                log.info("the engine process of %s is up again, pid %s", self.name, self.engine.pid)
+                return
+            except Exception as error:
+                log.error("the engine process does not start: %s", error)
+                self._stopping.wait(_backoff(attempt))
+                attempt += 1
+
+    def _give_back(self, tickets: Sequence[Ticket], *, killed: bool) -> None:
+        if tickets:
+            self._patiently(lambda: self.ledger.hand_back([(t.claim.seat, t.claim.fence) for t in tickets], killed=killed))
+        for ticket in tickets:
+            self._end(ticket, "handed back", final=False)
+
+    def stop(self, grace_s: float) -> None:
+        """Claim nothing more, let what runs end within ``grace_s`` seconds, hand the rest back."""
+        self._stopping.set()
+        until = time.monotonic() + grace_s
+        while len(self.tickets) and time.monotonic() < until:
+            time.sleep(0.05)
+        rest = self.tickets.all()
+        for ticket in rest:
+            self.engine.cancel(ticket.id)
+        try:
+            if rest:
+                self.ledger.hand_back([(t.claim.seat, t.claim.fence) for t in rest], killed=False)
+            self.ledger.gone(self.name)
+        except Unavailable as error:
+            log.warning("could not take leave: %s; the leases end by themselves", error)
+        for ticket in rest:
+            self._end(ticket, "handed back", final=False)
+        self._papers.shutdown(wait=True)
+        self._stopped.set()
+        self.engine.stop()
+
+    def _patiently(self, act: Callable[[], Any], ticket: Ticket | None = None) -> Any:
+        """``act`` until Redis and S3 are there; None where ``ticket`` ended meanwhile. Leases go on being renewed by the heartbeat."""
+        attempt = 0
+        while True:
+            try:
+                return act()
+            except Unavailable as error:
+                if (ticket is not None and ticket.over.is_set()) or self._stopped.is_set():
+                    return None
+                log.warning("waiting: %s", error)
+                time.sleep(_backoff(attempt))
+                attempt += 1
+
+
+def _backoff(attempt: int) -> float:
+    """Seconds before the next try: 0.1 doubling to 2, with jitter so that many do not come at once."""
+    return float(min(2.0, 0.1 * 2**min(attempt, 5)) * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, not a secret

@@ -1,0 +1,205 @@
+"""The two long-lived programs: a coordinator's worker and a pool's worker. Each is a Celery worker with our bootstep.
+
+The bootstep runs before the worker consumes, and an error in it ends the program: a worker without its model takes no turn
+(a signal's handler would swallow the error; facts: celery §3).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from celery import Celery, bootsteps, signals
+
+from symposia_shared.archive import Archive
+from symposia_shared.broker import COORDINATOR, TEST_QUEUE, Doorbell, celery_app, queue_for
+from symposia_shared.errors import BadInput, UnknownModel
+from symposia_shared.ledger import Ledger
+from symposia_shared.settings import Settings
+from symposia_shared.store import Store
+from symposia_worker.canvas import CeleryCanvas
+from symposia_worker.coordinator import Coordinator
+from symposia_worker.course import Course
+from symposia_worker.engines.client import EngineProcess
+from symposia_worker.pool import Placement, Pool
+from symposia_worker.tasks import coordinator_tasks, pool_tasks
+
+log = logging.getLogger(__name__)
+
+#: seconds a stopping pool gives to what runs
+GRACE_S = 8.0
+
+
+class Program(Protocol):
+    """What a worker carries besides its tasks."""
+
+    def start(self) -> None: ...
+
+    def ready(self) -> None: ...
+
+    def leave(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class PoolPlan:
+    """A pool as it is asked for."""
+
+    name: str
+    device: str = "cpu"
+    models: tuple[str, ...] = ()
+    test_models: bool = False
+    #: turns held at once
+    concurrency: int = 32
+    #: cores of the engine process
+    threads: int = field(default_factory=lambda: os.cpu_count() or 1)
+    memory_bytes: int | None = None
+    origin: str = ""
+
+
+def run_coordinator(settings: Settings, *, name: str) -> int:
+    """Run a coordinator until it is told to stop. Returns the exit code."""
+    app = celery_app(settings, role="worker")
+    ledger, archive = _seams(settings)
+    coordinator = Coordinator(name=name, ledger=ledger, course=Course(ledger, archive, CeleryCanvas(app)), watch=_watching())
+    coordinator_tasks(app, coordinator)
+
+    class Running:
+        def start(self) -> None:
+            coordinator.start()
+
+        def ready(self) -> None:
+            coordinator.ready()
+
+        def leave(self) -> None:
+            coordinator.stop()
+
+    return _run(app, Running(), name=name, queues=[COORDINATOR], concurrency=8)
+
+
+def run_pool(settings: Settings, plan: PoolPlan) -> int:
+    """Run a pool until it is told to stop. Returns the exit code."""
+    if not plan.models and not plan.test_models:
+        raise BadInput("this pool would serve nothing.", field="model", remedy="Name checkpoints with --model ID, or give --test-models.")
+    app = celery_app(settings, role="worker")
+    ledger, archive = _seams(settings)
+    running = _PoolProgram(app, settings, plan, ledger, archive)
+    return _run(app, running, name=plan.name, queues=[queue_for(m) for m in plan.models] + ([TEST_QUEUE] if plan.test_models else []),
+                concurrency=plan.concurrency)
+
+
+class _PoolProgram:
+    """Fetches, loads, then serves."""
+
+    def __init__(self, app: Celery, settings: Settings, plan: PoolPlan, ledger: Ledger, archive: Archive) -> None:
+        self.plan, self.ledger = plan, ledger
+        self.folder = settings.dir / "cache" / "models"
+        self.engine = EngineProcess(plan.device, _memory(plan), threads=plan.threads, on_death=self._died)
+        self.course = Course(ledger, archive, CeleryCanvas(app))
+        self.archive, self.bell, self.app = archive, Doorbell(app), app
+        self.pool: Pool | None = None
+
+    def start(self) -> None:
+        self.engine.start()
+        models: dict[str, dict[str, object]] = {model: self._load(model) for model in self.plan.models}
+        if self.plan.test_models:
+            models["test/*"] = {"queue": TEST_QUEUE}
+        self.pool = Pool(
+            name=self.plan.name, device=self.plan.device, slots=self.plan.concurrency, ledger=self.ledger, archive=self.archive, course=self.course,
+            bell=self.bell, engine=self.engine, placement=Placement(models), origin=self.plan.origin, watch=_watching(),
+        )
+        pool_tasks(self.app, self.pool)
+        self.pool.start()
+
+    def ready(self) -> None:
+        if self.pool is not None:
+            self.pool.ready()
+
+    def leave(self) -> None:
+        if self.pool is not None:
+            self.pool.stop(GRACE_S)
+        else:
+            self.engine.stop()
+
+    def _load(self, model: str) -> dict[str, object]:
+        """Verified files on this disk, then resident on the device; raises what is wrong with either."""
+        from symposia_worker.models.cache import ModelCache
+        from symposia_worker.models.store import ModelStore
+
+        models = ModelStore(self.archive.store)
+        manifest = models.manifest(model)
+        if manifest is None:
+            raise UnknownModel(f"{model!r} is not in the model store.", field="model", value=model, remedy=f"Put it there: symposia models pull {model}")
+        folder = ModelCache(self.folder).fetch(models, model)
+        loaded = self.engine.load(model, str(folder))
+        log.info("loaded %s: %.0f MB in %.1f s", model, loaded.bytes / 1e6, loaded.seconds)
+        return {"queue": queue_for(model), "context": loaded.context, "longest_token_bytes": manifest.facts.longest_token_bytes,
+                "instruct": loaded.instruct}
+
+    def _died(self, ids: list[str]) -> None:
+        if self.pool is not None:
+            self.pool.on_engine_death(ids)
+
+
+def _seams(settings: Settings) -> tuple[Ledger, Archive]:
+    return Ledger(settings.broker, settings.prefix), Archive(Store(settings.s3))
+
+
+def _memory(plan: PoolPlan) -> int:
+    if plan.memory_bytes is not None:
+        return plan.memory_bytes
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * 3 // 4
+
+
+def _watching() -> bool:
+    """``SYMPOSIA_WATCH=off`` leaves sweeping and self-feeding out, to prove what the chord does alone. For tests."""
+    return os.environ.get("SYMPOSIA_WATCH", "on") != "off"
+
+
+def _run(app: Celery, running: Program, *, name: str, queues: Sequence[str], concurrency: int) -> int:
+    failed: list[BaseException] = []
+
+    class Step(bootsteps.StartStopStep):  # type: ignore[misc]
+        requires = {"celery.worker.components:Pool"}  # noqa: RUF012 - celery's own form
+
+        def start(self, worker: Any) -> None:
+            try:
+                running.start()
+            except BaseException as error:
+                failed.append(error)
+                raise
+
+        def stop(self, worker: Any) -> None:
+            running.leave()
+
+    def on_ready(**_: object) -> None:
+        running.ready()
+        log.info("%s is ready", name)
+
+    def on_stopping(**_: object) -> None:
+        # the worker waits for its threads before it stops this step, and they wait for their turns: let these end first
+        threading.Thread(target=running.leave, name="leave", daemon=True).start()
+
+    app.steps["worker"].add(Step)
+    signals.worker_ready.connect(on_ready, weak=False)
+    signals.worker_shutting_down.connect(on_stopping, weak=False)
+    logging.basicConfig(level=os.environ.get("SYMPOSIA_LOG", "INFO"), stream=sys.stderr, force=True,
+                        format="%(asctime)s %(levelname).1s %(name)s %(message)s")
+    for noisy in ("celery.worker.strategy", "celery.app.trace", "kombu", "botocore", "urllib3"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    worker = app.Worker(hostname=f"{name}@{_host()}", pool="threads", concurrency=concurrency, queues=",".join(dict.fromkeys(queues)),
+                        task_events=True, without_gossip=True, without_mingle=True, without_heartbeat=False, loglevel="INFO", quiet=True)
+    worker.start()
+    if failed:
+        raise failed[0]
+    return int(worker.exitcode or 0)
+
+
+def _host() -> str:
+    import socket
+
+    return socket.gethostname()

@@ -1,0 +1,112 @@
+"""What a pool holds: a ticket per leased turn."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from symposia_shared.ledger import Claim, Seat
+from symposia_shared.turns import Turn
+
+REMEMBERED = 20_000
+
+
+@dataclass(slots=True, eq=False)
+class Ticket:
+    """A turn this pool has leased, from claim to record."""
+
+    claim: Claim
+    claimed_at: float
+    turn: Turn | None = None
+    first_token_at: float | None = None
+    #: whether a doorbell's thread waits for it
+    attended: bool = False
+    #: what became of it, in a few words; set before ``over``
+    outcome: str = ""
+    over: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def id(self) -> str:
+        """What the engine calls it: seat and fence, so that two leases of one seat never meet."""
+        return f"{self.claim.seat.key}|{self.claim.fence}"
+
+
+class Tickets:
+    """The tickets of one pool and its free slots. All methods are safe between threads."""
+
+    def __init__(self, slots: int) -> None:
+        self.slots = slots
+        self._held: dict[Seat, Ticket] = {}
+        self._by_id: dict[str, Ticket] = {}
+        self._ended: OrderedDict[Seat, str] = OrderedDict()
+        self._reserved = 0
+        self._change = threading.Condition()
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def all(self) -> list[Ticket]:
+        """A snapshot of what is held."""
+        with self._change:
+            return list(self._held.values())
+
+    def of(self, ids: Iterable[str]) -> list[Ticket]:
+        """The tickets of these engine ids that are still held."""
+        with self._change:
+            return [self._by_id[i] for i in ids if i in self._by_id]
+
+    def get(self, ticket_id: str) -> Ticket | None:
+        """The ticket of an engine id, while it is held."""
+        return self._by_id.get(ticket_id)
+
+    def attend(self, seat: Seat) -> Ticket | None:
+        """The ticket of a seat, marked as waited for; None where it is not held."""
+        with self._change:
+            ticket = self._held.get(seat)
+            if ticket is not None:
+                ticket.attended = True
+            return ticket
+
+    def ended(self, seat: Seat) -> str | None:
+        """What became of a seat this pool has seen to its end, if it was not long ago."""
+        return self._ended.get(seat)
+
+    def reserve(self, most: int, *, wait_s: float = 0.0, seat: Seat | None = None) -> int:
+        """Set up to ``most`` free slots aside, waiting for one; 0 when none came free or ``seat`` is held meanwhile."""
+        with self._change:
+            if wait_s:
+                self._change.wait_for(lambda: self._free() > 0 or (seat is not None and seat in self._held), timeout=wait_s)
+            if seat is not None and seat in self._held:
+                return 0
+            got = max(0, min(most, self._free()))
+            self._reserved += got
+            return got
+
+    def _free(self) -> int:
+        return self.slots - len(self._held) - self._reserved
+
+    def take(self, tickets: Iterable[Ticket], reserved: int) -> None:
+        """Hold these; give the whole reservation back."""
+        with self._change:
+            for ticket in tickets:
+                self._held[ticket.claim.seat] = ticket
+                self._by_id[ticket.id] = ticket
+            self._reserved -= reserved
+            self._change.notify_all()
+
+    def drop(self, ticket: Ticket, outcome: str, *, final: bool = True) -> bool:
+        """End a ticket; ``final``: its turn will not come here again. False when it had ended before."""
+        with self._change:
+            if self._by_id.pop(ticket.id, None) is None:
+                return False
+            if self._held.get(ticket.claim.seat) is ticket:
+                del self._held[ticket.claim.seat]
+            ticket.outcome = outcome
+            if final:
+                self._ended[ticket.claim.seat] = outcome
+            while len(self._ended) > REMEMBERED:
+                self._ended.popitem(last=False)
+            self._change.notify_all()
+            return True
