@@ -27,6 +27,8 @@ def _storable(name: str) -> str:
     segments = name.split("/")
     if name.startswith("test/") or "manifest.json" in segments:
         raise ValueError(f"{name!r} is not a name weights can be stored under; choose another.")
+    if len(name) > 120:
+        raise ValueError(f"{name!r} is too long a name to store weights under; take at most 120 characters.")
     if any(len(s) == 64 and not set(s) - set("0123456789abcdef") for s in segments):
         raise ValueError(f"{name!r} reads like the digest of a revision; choose another name.")
     return name

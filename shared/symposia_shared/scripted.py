@@ -143,8 +143,11 @@ def _seed(messages: Sequence[Message], sampling: Sampling) -> str:
 
 
 _SCRIPTS = ("абвгдеёжз", "漢字仮名交じり文", "אבגדהוזח", "ابتثجحخد", "🙂🧪🧵🪡👩‍🔬", "ąčęėįšųū", "a\u0301e\u0308o\u0302\u200b\u202e")
-_BROKEN = ('{"answer":', '"yes",}', "[1,2,", "```json", "```", "<think>", "</think>", "\\boxed{", "}}}", "NaN", "null", "</s>", "'''", '{"a":{"a":')
-_CONTROLS = "".join(chr(n) for n in (*range(0, 9), *range(14, 28), 27, 127, 0x9B, 0xFFFD, 0xFEFF))
+_BROKEN = (
+    '{"answer":', '"yes",}', "[1,2,", "```json", "```", "<think>", "</think>", "\\boxed{", "}}}", "NaN", "null", "</s>", "'''",
+    '{"a":{"a":',
+)
+_CONTROLS = "".join(chr(n) for n in (*range(9), *range(14, 28), 27, 127, 0x9B, 0xFFFD, 0xFEFF))
 
 
 def _noise(rng: random.Random) -> str:

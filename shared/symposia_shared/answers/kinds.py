@@ -9,6 +9,7 @@ from typing import Literal
 
 from symposia_shared.answers.choice import extract_choice
 from symposia_shared.answers.code import extract_code
+from symposia_shared.answers.label import MOST_WORDS
 from symposia_shared.answers.literal import is_literal
 from symposia_shared.answers.number import numbers_in, plain_number
 from symposia_shared.answers.reading import Stated, parts, said, stated
@@ -27,6 +28,10 @@ _OPTIONS_ASKED = re.compile(r"(?:\A|\n)[ \t]*\(?A[.):][^\n]*\n[ \t]*\(?B[.):]|\b
 _LETTER = re.compile(r"[*_$\\{(\[\"'` ]{0,6}(?:text\{)?\(?[A-Z]\)?[\])}\"'`*_$.:\s]{0,6}")
 _LETTER_TOLD = re.compile(r"\b(?:answer|choice|option)(?:[ ]is|:)[ *_]{0,3}\([A-Z]\)")
 _FORMULA = re.compile(r"\\[a-zA-Z]{2}|\^|\bsqrt\b|√|π")
+_WORDS = re.compile(r"[^\W\d_][^\W\d_ '’-]*(?:[ '’-]{1,2}[^\W\d_]{1,40}){0,30}[.!]?")
+_SUM = re.compile(r"[\w+*/=()|!., -]{2,80}")
+_LONG_WORD = re.compile(r"[^\W\d_]{5}")
+_BLANK = re.compile(r"\s")
 _UNITS = re.compile(r"[a-zA-Z%°/.\s]{0,40}")
 
 
@@ -34,7 +39,8 @@ def kind_of(texts: Sequence[str], *, question: str | None = None, labels: Sequen
     """The kind of the answers to one question, never ``auto``; the order of ``texts`` does not matter.
 
     With ``labels`` it is ``label``. Else each text is guessed from its marked answer and the most frequent guess
-    wins, where ``latex`` takes numbers in and ``python_literal`` too; the question may settle it ("Options:", "assert
+    wins, where ``latex`` and ``python_literal`` take the
+    numbers in; the question may settle it ("Options:", "assert
     f(1) == ??"). ``text`` where nothing else is sure.
     """
     if labels:
@@ -47,9 +53,10 @@ def kind_of(texts: Sequence[str], *, question: str | None = None, labels: Sequen
             return "python_literal"
     if not guesses:
         return "text"
-    for wider in ("latex", "python_literal"):
-        if guesses[wider] and guesses[wider] * 3 >= guesses["number"]:
-            guesses[wider] += guesses.pop("number", 0)
+    if guesses["latex"]:
+        guesses["latex"] += guesses.pop("number", 0)
+    elif guesses["python_literal"] * 4 > guesses["number"]:
+        guesses["python_literal"] += guesses.pop("number", 0)
     return max(_ORDER, key=lambda kind: (guesses[kind], -_ORDER.index(kind)))
 
 
@@ -91,7 +98,13 @@ def _of_stated(answer: Stated) -> AnswerKind:
         return "python_literal"
     if _FORMULA.search(raw) or answer.mark == "boxed":
         return "latex"
-    return "number" if numbers_in(raw) and _mostly_number(raw) else "text"
+    if numbers_in(raw) and _mostly_number(raw):
+        return "number"
+    if _WORDS.fullmatch(raw) and len(raw.split()) <= MOST_WORDS:
+        return "label"
+    if _SUM.fullmatch(raw) and any(c.isdigit() for c in raw) and not _LONG_WORD.search(raw):
+        return "latex"
+    return "python_literal" if answer.mark in ("field", "tag") and len(raw) < 200 and not _BLANK.search(raw) else "text"
 
 
 def _mostly_number(raw: str) -> bool:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 
-from symposia_shared.answers import AnswerKind, extract, kind_of
+from symposia_shared.answers import AnswerKind, code_digest, extract, kind_of
 from symposia_shared.consensus.clusters import TOKEN_JACCARD, Likeness, clusters_of
 from symposia_shared.consensus.rules import RULES, ConsensusName
 from symposia_shared.consensus.sides import Voice
@@ -72,7 +73,20 @@ def _answers(
         likeness = likeness or TOKEN_JACCARD
         stands_for = clusters_of([t for t in found if t is not None], likeness)
         return [None if t is None else stands_for[t] for t in found], f"text by {likeness.name} >= {likeness.threshold:g}"
+    if kind == "code":
+        return _programs(ballots, found, behaviours), "code by behaviour" if behaviours is not None else "code by syntax tree"
     return found, ""
+
+
+def _programs(ballots: Sequence[Ballot], found: Sequence[str | None], behaviours: Sequence[str | None] | None) -> list[str | None]:
+    """For each ballot the program that stands for its side: of the best score, then the largest model, then the first in order."""
+    keys = [None if f is None else code_digest(f) for f in found] if behaviours is None else list(behaviours)
+    stands_for: dict[str, tuple[float, float, str]] = {}
+    for ballot, program, key in zip(ballots, found, keys, strict=True):
+        if program is not None and key is not None:
+            rank = (-ballot.score if ballot.score is not None else math.inf, -(ballot.params_b or 0.0), program)
+            stands_for[key] = min(rank, stands_for.get(key, rank))
+    return [None if f is None or key is None else stands_for[key][2] for f, key in zip(found, keys, strict=True)]
 
 
 def _voice(ballot: Ballot, answer: str | None, name: ConsensusName, weights: Weights | None) -> Voice:

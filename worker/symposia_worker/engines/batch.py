@@ -6,7 +6,7 @@ import inspect
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -24,7 +24,15 @@ MAX_PREFILLS = 4
 #: of so many chunks one is the oldest group's, so that a long prompt gets on
 OLDEST_EVERY = 4
 #: times a sequence is put back for want of memory before it fails
-MAX_SETBACKS = 3
+MAX_SETBACKS = 7
+
+
+class _Fallen(Exception):
+    """A forward pass failed with ``error``; the sequences that ``fell`` are in no cache any more."""
+
+    def __init__(self, error: BaseException, fell: list[Sequence]) -> None:
+        super().__init__(str(error))
+        self.error, self.fell = error, fell
 
 
 class Batch:
@@ -48,7 +56,7 @@ class Batch:
         self._most_rows = max_rows
         self._cache_room, self._wall = cache_room, wall
         self._chunks = 0
-        self._generators: dict[str, torch.Generator] = {}
+        self._live: dict[str, tuple[Sequence, torch.Generator]] = {}
         accepted = inspect.signature(model.forward).parameters
         self._takes_positions, self._takes_keep = "position_ids" in accepted, "logits_to_keep" in accepted
 
@@ -69,12 +77,12 @@ class Batch:
 
     def admit(self, sequence: Sequence) -> None:
         """Queue a sequence behind the others."""
-        self._generators[sequence.id] = generator_of(sequence.sampling)
+        self._live[sequence.id] = (sequence, generator_of(sequence.sampling))
         self.waiting.append(sequence)
 
     def drop(self, request_id: str) -> bool:
         """Take a sequence out, wherever it is; False where it is not."""
-        if self._generators.pop(request_id, None) is None:
+        if self._live.pop(request_id, None) is None:
             return False
         self.waiting = deque(s for s in self.waiting if s.id != request_id)
         for row, s in enumerate(self.rows):
@@ -87,8 +95,8 @@ class Batch:
 
     def drop_all(self) -> list[str]:
         """Take every sequence out, and give the caches back."""
-        ids = list(self._generators)
-        self._generators.clear()
+        ids = list(self._live)
+        self._live.clear()
         self.waiting.clear()
         self.rows, self.prefills = [], []
         self.slots.clear()
@@ -99,35 +107,45 @@ class Batch:
         moved = {id(s): s for s in (*self._begin(), *self._guarded(self._read_chunk), *self._guarded(self._decode))}
         for s in moved.values():
             if s.ended:
-                self._generators.pop(s.id, None)
+                self._live.pop(s.id, None)
                 self._most_rows = min(self.slots.max_rows, self._most_rows + 1)
         if not self.rows and not self.prefills:
             self.slots.clear()
         return list(moved.values())
 
-    def _guarded(self, advance: Callable[[], tuple[list[Sequence], BaseException | None]]) -> list[Sequence]:
-        moved, error = advance()
-        if error is None:
-            return moved
+    def _guarded(self, advance: Callable[[], list[Sequence]]) -> list[Sequence]:
+        """What ``advance`` moved; if it fails for its sequences, those that end by it."""
+        try:
+            return advance()
+        except _Fallen as fallen:
+            error, fell = fallen.error, fallen.fell
         cause = cause_of(error)
         if cause == "device_lost":
             raise error
-        if cause != "out_of_memory":
-            log.error("a forward pass of %d sequences failed", len(moved), exc_info=error)
-        return [s for s in moved if not self._put_back(s, str(error), retry=cause == "out_of_memory")]
+        if cause == "out_of_memory" and len(fell) > 1:
+            self._most_rows = max(1, len(fell) // 2)
+            return [s for s in fell if s.ended or not self._put_back(s, error)]
+        log.error("a forward pass of %d sequences failed", len(fell), exc_info=error)
+        for s in fell:
+            if not s.ended:
+                s.fail(cause, _refusal(s, error) if cause == "out_of_memory" else f"The forward pass failed: {_line(error)}.")
+        return fell
 
-    def _put_back(self, s: Sequence, message: str, *, retry: bool) -> bool:
-        """Have a sequence begin again, with what it has, after the others; a fault where that is of no use."""
+    def _put_back(self, s: Sequence, error: BaseException) -> bool:
+        """Have a sequence begin again with the tokens it has; False, and its fault, where that was tried too often."""
         s.setbacks += 1
-        if retry and s.setbacks <= MAX_SETBACKS:
-            self.waiting.appendleft(s)
-            return True
-        if retry:
-            s.fail("out_of_memory", f"The device has no memory for {len(s.ids)} tokens of this sequence: {_line(message)}. "
-                                    "Shorten the prompt, lower max_tokens, or give the device more memory.")
-        else:
-            s.fail("bug", f"The forward pass failed: {_line(message)}.")
-        return False
+        if s.setbacks > MAX_SETBACKS:
+            s.fail("out_of_memory", _refusal(s, error))
+            return False
+        self.waiting.appendleft(s)
+        return True
+
+    def _all_fall(self, error: BaseException, besides: Iterable[Sequence] = ()) -> _Fallen:
+        """Every row has to leave: a cache that failed half-way is no cache."""
+        fell = [*self.rows, *besides]
+        self.rows = []
+        self.slots.clear()
+        return _Fallen(error, list(dict.fromkeys(fell)))
 
     # --- prompts ---
 
@@ -160,73 +178,72 @@ class Batch:
         reading = sum(p.tokens for p in self.prefills) + len(group) * max(len(s.ids) for s in group)
         return (rows * width + reading) * self.cache_bytes_per_token
 
-    def _read_chunk(self) -> tuple[list[Sequence], BaseException | None]:
+    def _read_chunk(self) -> list[Sequence]:
         """The next chunk of one group; the group joins the rows with its last chunk."""
         if not self.prefills:
-            return [], None
+            return []
         self._chunks += 1
         oldest = self._chunks % OLDEST_EVERY == 0
         prefill = self.prefills[0] if oldest else min(self.prefills, key=lambda p: p.remaining)
+        wanted = {row: s for row, s in enumerate(prefill.group) if self._wanted(s)}
         try:
             ids, mask, positions = prefill.next_chunk(self.chunk_tokens)
             logits = self._forward(ids, mask, positions, prefill.cache)
-            if not prefill.read(ids.shape[1]):
-                return [], None
-            return self._join(prefill, logits), None
-        except Exception as error:  # the seam to the model: it fails this group, or its rows, and no more
-            self.prefills = [p for p in self.prefills if p is not prefill]
-            joined = {s.id for s in self.rows}
-            return [s for s in prefill.group if self._wanted(s) and s.id not in joined], error
-
-    def _join(self, prefill: Prefill, logits: torch.Tensor) -> list[Sequence]:
-        wanted = [(row, s) for row, s in enumerate(prefill.group) if self._wanted(s)]
-        chosen = self._choose(logits[[row for row, _ in wanted]], [s for _, s in wanted])
-        if self.cache_bytes_per_token == 0:
-            size = sum(x.nbytes for layer in prefill.cache.layers for x in (layer.keys, layer.values))
-            self.cache_bytes_per_token = size // prefill.tokens
+        except Exception as error:  # the seam to the model: it fails this group and no more
+            self.prefills.remove(prefill)
+            raise _Fallen(error, list(wanted.values())) from error
+        if not prefill.read(ids.shape[1]):
+            return []
         self.prefills.remove(prefill)
-        longest = max(len(s.ids) for s in (*self.rows, *prefill.group))
-        for (row, s), choice in zip(wanted, chosen, strict=True):
-            if not _taken(s, choice, self._wall()):
-                self.slots.join(prefill.cache.layers, row, s.cached, longest=longest)
-                self.rows.append(s)
-        return [s for _, s in wanted]
+        try:
+            self._join(prefill, wanted, logits)
+        except Exception as error:
+            raise self._all_fall(error, wanted.values()) from error
+        return list(wanted.values())
+
+    def _join(self, prefill: Prefill, wanted: dict[int, Sequence], logits: torch.Tensor) -> None:
+        chosen = self._choose(logits[list(wanted)], list(wanted.values()))
+        layers = prefill.cache.layers
+        if self.cache_bytes_per_token == 0:
+            self.cache_bytes_per_token = sum(x.nbytes for layer in layers for x in (layer.keys, layer.values)) // prefill.tokens
+        now = self._wall()
+        staying = {row: s for (row, s), choice in zip(wanted.items(), chosen, strict=True) if not _taken(s, choice, now)}
+        if staying:
+            longest = max(s.cached for s in (*self.rows, *staying.values()))
+            self.slots.open(layers, rows=len(self.rows) + len(staying), longest=longest)
+        for row, s in staying.items():
+            self.slots.join(layers, row, s.cached)
+            self.rows.append(s)
 
     # --- rows ---
 
-    def _decode(self) -> tuple[list[Sequence], BaseException | None]:
+    def _decode(self) -> list[Sequence]:
         """One token more for every row."""
         self._make_room()
-        if not self.rows:
-            return [], None
-        rows, slots = list(self.rows), self.slots
+        rows = list(self.rows)
+        if not rows:
+            return []
         try:
-            longest = max(s.cached for s in rows)
-            slots.reserve(len(rows), longest)
-            slots.start = slots.end - longest
-            device = self.model.device
-            lengths = torch.tensor([s.cached for s in rows], device=device)
-            mask = torch.arange(longest + 1, device=device)[None, :] >= (longest - lengths)[:, None]
-            ids = torch.tensor([[s.ids[-1]] for s in rows], device=device)
-            logits = self._forward(ids, mask.long(), lengths[:, None], slots.cache)
-            slots.end += 1
-            chosen = self._choose(logits, rows)
+            chosen = self._choose(self._next_logits(rows), rows)
         except Exception as error:  # the seam to the model
-            return self._after_failure(rows, error), error
-        ended = [row for row, (s, choice) in enumerate(zip(rows, chosen, strict=True)) if _taken(s, choice, self._wall())]
+            raise self._all_fall(error) from error
+        now = self._wall()
+        ended = [row for row, (s, choice) in enumerate(zip(rows, chosen, strict=True)) if _taken(s, choice, now)]
         for row in reversed(ended):
             self._leave(row)
-        return rows, None
+        return rows
 
-    def _after_failure(self, rows: list[Sequence], error: BaseException) -> list[Sequence]:
-        """The rows that have to leave: all, or the newer half where memory was short and halving may help."""
-        keep = len(rows) // 2 if cause_of(error) == "out_of_memory" else 0
-        self._most_rows = max(1, keep)
-        for row in range(len(rows) - 1, keep - 1, -1):
-            self._leave(row)
-        if not keep:
-            self.slots.clear()
-        return rows[keep:]
+    def _next_logits(self, rows: list[Sequence]) -> torch.Tensor:
+        longest = max(s.cached for s in rows)
+        self.slots.reserve(len(rows), longest)
+        self.slots.start = self.slots.end - longest
+        device = self.model.device
+        lengths = torch.tensor([s.cached for s in rows], device=device)
+        mask = torch.arange(longest + 1, device=device)[None, :] >= (longest - lengths)[:, None]
+        newest = torch.tensor([[s.ids[-1]] for s in rows], device=device)
+        logits = self._forward(newest, mask.long(), lengths[:, None], self.slots.cache)
+        self.slots.end += 1
+        return logits
 
     def _make_room(self) -> None:
         """Put the newest rows back while the next column would take more than the caches may have."""
@@ -263,10 +280,10 @@ class Batch:
 
     def _choose(self, logits: torch.Tensor, rows: list[Sequence]) -> list[Choice]:
         real = logits[:, : self.vocabulary]
-        return choose(real, [s.sampling for s in rows], [s.ids for s in rows], [self._generators[s.id] for s in rows])
+        return choose(real, [s.sampling for s in rows], [s.ids for s in rows], [self._live[s.id][1] for s in rows])
 
     def _wanted(self, s: Sequence) -> bool:
-        return s.id in self._generators
+        return s.id in self._live and self._live[s.id][0] is s
 
     def __iter__(self) -> Iterator[Sequence]:
         """Every sequence in flight."""
@@ -284,6 +301,11 @@ def _taken(s: Sequence, choice: Choice, now: float) -> bool:
     return s.ended
 
 
-def _line(message: str) -> str:
-    text = " ".join(message.split()).rstrip(".")
+def _refusal(s: Sequence, error: BaseException) -> str:
+    return (f"The device has no memory for {len(s.ids)} tokens of this sequence: {_line(error)}. "
+            "Shorten the prompt, lower max_tokens, or give the device more memory.")
+
+
+def _line(error: BaseException) -> str:
+    text = " ".join(str(error).split()).rstrip(".")
     return text if len(text) <= 300 else text[:297] + "..."

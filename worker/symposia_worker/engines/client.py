@@ -20,8 +20,26 @@ from symposia_shared import errors
 from symposia_shared.errors import BadInput, SymposiaError, Unavailable
 from symposia_shared.turns import Abstention, Completion, Timing, Turn
 from symposia_worker.engines.protocol import (
-    Cancel, Cancelled, Command, Delta, Done, Dtype, Event, Failed, First, Generate, Load, Loaded, Pulse, Ready, RefusedLoad, Stop, Unload,
-    Unloaded, encode, read_event,
+    Cancel,
+    Cancelled,
+    Command,
+    Delta,
+    Done,
+    Dtype,
+    Event,
+    Failed,
+    First,
+    Generate,
+    Load,
+    Loaded,
+    Pulse,
+    Ready,
+    RefusedLoad,
+    Stop,
+    Unload,
+    Unloaded,
+    encode,
+    read_event,
 )
 
 log = logging.getLogger("symposia.engine")
@@ -336,7 +354,8 @@ class EngineProcess:
             return pending.result(within_s)
         except FutureTimeout:
             life.kill()
-            raise Unavailable(f"{order.kind} of {order.checkpoint} took longer than {within_s:.0f} s; the engine process was killed.") from None
+            raise Unavailable(f"The {order.kind} of {order.checkpoint} took longer than {within_s:.0f} s; the engine process was killed. "
+                              "Allow it more time, or look into the process's log.") from None
         finally:
             with life.lock:
                 life.heard_at = time.monotonic()  # it had no time to say more while it loaded

@@ -25,8 +25,25 @@ from pydantic import ValidationError
 
 from symposia_shared.errors import BadInput, SymposiaError, Unavailable
 from symposia_worker.engines.protocol import (
-    PULSE_EVERY_S, TEST_PREFIX, Cancel, Cancelled, Command, Engine, Event, Failed, Generate, Load, Pulse, Ready, RefusedLoad, Stop,
-    Unload, Unloaded, cause_of, encode, read_command,
+    PULSE_EVERY_S,
+    TEST_PREFIX,
+    Cancel,
+    Cancelled,
+    Command,
+    Engine,
+    Event,
+    Failed,
+    Generate,
+    Load,
+    Pulse,
+    Ready,
+    RefusedLoad,
+    Stop,
+    Unload,
+    Unloaded,
+    cause_of,
+    encode,
+    read_command,
 )
 from symposia_worker.engines.scripted import ScriptedEngine
 
@@ -89,7 +106,7 @@ class Loop:
             case Generate():
                 self._admit(command)
             case Cancel():
-                if any([engine.cancel(command.id) for engine in self._engines.values()]):
+                if any(engine.cancel(command.id) for engine in self._engines.values()):
                     self._tell([Cancelled(id=command.id)])
             case _:
                 raise TypeError(f"no such command: {command!r}")
@@ -103,7 +120,8 @@ class Loop:
         except Exception as error:  # the seam: whatever a model file does to a loader is this load's failure and no more
             log.exception("load of %s failed", order.checkpoint)
             cause = "Unavailable" if cause_of(error) == "out_of_memory" else "BadInput"
-            self._tell([RefusedLoad(checkpoint=order.checkpoint, cause=cause, message=f"{order.checkpoint} cannot be loaded: {_short(error)}")])
+            message = f"{order.checkpoint} cannot be loaded: {_short(error)}"
+            self._tell([RefusedLoad(checkpoint=order.checkpoint, cause=cause, message=message)])
         else:
             self._home[order.checkpoint] = name
             self._tell([loaded])

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence as Ids
+from collections.abc import Callable
+from collections.abc import Sequence as Ids
 
 from symposia_shared.prompts import Sampling
 from symposia_shared.turns import Cause, FinishReason

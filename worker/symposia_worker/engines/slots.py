@@ -8,7 +8,6 @@ its prefilled keys and values; it leaves by the last row moving into its place; 
 from __future__ import annotations
 
 from collections.abc import Sequence as Layers
-from functools import partial
 from typing import Any
 
 import torch
@@ -32,7 +31,7 @@ class Slots:
         #: the first column a step looks at
         self.start = 0
         self._height = self._width = 0
-        self.cache = Cache(layer_class_to_replicate=partial(_SlotLayer, self))
+        self.cache = Cache(layers=[])
 
     @property
     def bytes(self) -> int:
@@ -70,11 +69,17 @@ class Slots:
             layer.values = _moved(layer.values, live, height, width, self.end, longest, keep)
         self._height, self._width, self.end = height, width, longest
 
-    def join(self, layers: Layers[Any], source: int, length: int, *, longest: int) -> None:
-        """Append a row: the last ``length`` columns of row ``source`` of a prefilled cache's layers."""
-        if not self.cache.layers:
-            self._allocate(layers, longest)
-        self.reserve(self.rows + 1, longest)
+    def open(self, like: Layers[Any], *, rows: int, longest: int) -> None:
+        """``reserve``, or allocate for layers of keys and values shaped ``like`` these."""
+        if self.cache.layers:
+            self.reserve(rows, longest)
+            return
+        self._height, self._width = self.shape_for(rows, longest)
+        self.end = longest
+        self.cache.layers = [_SlotLayer(self, like=layer) for layer in like]
+
+    def join(self, layers: Layers[Any], source: int, length: int) -> None:
+        """Append a row for which there is room: the last ``length`` columns of row ``source`` of a prefilled cache's layers."""
         row, end = self.rows, self.end
         for mine, theirs in zip(self.cache.layers, layers, strict=True):
             for to, of in ((mine.keys, theirs.keys), (mine.values, theirs.values)):
@@ -96,16 +101,10 @@ class Slots:
         self.rows = self.end = self.start = self._height = self._width = 0
         self.cache.layers = []
 
-    def _allocate(self, like: Layers[Any], longest: int) -> None:
-        self._height, self._width = 1, self.shape_for(1, longest)[1]
-        self.end = longest
-        for layer in like:
-            mine = _SlotLayer(self)
-            mine.keys, mine.values = (
-                x.new_zeros(1, x.shape[1], self._width, x.shape[3]) for x in (layer.keys, layer.values)
-            )
-            mine.is_initialized = True
-            self.cache.layers.append(mine)
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(rows, columns) allocated."""
+        return self._height, self._width
 
 
 def _moved(old: torch.Tensor, rows: int, height: int, width: int, end: int, new_end: int, keep: int) -> torch.Tensor:
@@ -120,9 +119,12 @@ class _SlotLayer(DynamicLayer):  # type: ignore[misc]
 
     _layer_type = None  # transformers registers subclasses that have one in place of its own
 
-    def __init__(self, slots: Slots, **_: object) -> None:
+    def __init__(self, slots: Slots, *, like: Any) -> None:
         super().__init__()
         self.slots = slots
+        height, width = slots.shape
+        self.keys, self.values = (x.new_zeros(height, x.shape[1], width, x.shape[3]) for x in (like.keys, like.values))
+        self.is_initialized = True
 
     def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *_: object, **__: object) -> tuple[torch.Tensor, torch.Tensor]:
         s = self.slots

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-#: tokens that end an answer wherever a tokenizer has them, beside the eos of tokenizer and generation_config
+#: tokens that end an answer wherever a chat model's tokenizer has them, beside the eos of tokenizer and generation_config
 TURN_ENDS = ("<|im_end|>", "<end_of_turn>", "<turn|>", "<|end|>", "<|eot_id|>", "<|eom_id|>", "<|end_of_text|>", "<|endoftext|>")
 
 

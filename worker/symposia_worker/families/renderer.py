@@ -57,7 +57,8 @@ class Renderer:
     def _stop_ids(self, eos: Sequence[int]) -> frozenset[int]:
         added: dict[str, int] = self.tokenizer.get_added_vocab()
         own = self.tokenizer.eos_token_id
-        named = (added[name] for name in (*TURN_ENDS, *self.family.stops) if name in added)
+        ends = (*TURN_ENDS, *self.family.stops) if self.instruct else self.family.stops  # a base model may write them as text
+        named = (added[name] for name in ends if name in added)
         return frozenset({*eos, *([] if own is None else [own]), *named})
 
     def _by_template(self, messages: Sequence[Message]) -> str:
@@ -74,7 +75,8 @@ class Renderer:
 
     def _apply(self, chat: list[dict[str, str]]) -> str:
         goes_on = chat[-1]["role"] == "assistant"
-        text: str = self.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=not goes_on, continue_final_message=goes_on)
+        text: str = self.tokenizer.apply_chat_template(
+            chat, tokenize=False, add_generation_prompt=not goes_on, continue_final_message=goes_on)
         return text
 
 

@@ -42,19 +42,16 @@ def download(store: Store, key: str, file: StoredFile, *, to: Path | None, recei
             continue
         if got == file.sha256:
             return
-    raise Damaged(f"{file.path} is damaged in the model store ({store.uri(key)}): sha256 {file.sha256} is wanted, {got} was found. "
-                  "Remove the checkpoint with `symposia models rm` and add it again.")
+    raise _damaged(store, key, file, f"sha256 {file.sha256} is wanted, {got} was found")
 
 
 def _fetch(store: Store, key: str, file: StoredFile, *, to: Path | None, received: Callable[[int], None]) -> str:
     """The sha256 of what came."""
     head = store.head(key)
     if head is None:
-        raise Damaged(f"{file.path} is missing from the model store ({store.uri(key)}), although the manifest names it. "
-                      "Remove the checkpoint with `symposia models rm` and add it again.")
+        raise _damaged(store, key, file, "the manifest names it, but it is missing")
     if head.size != file.size:
-        raise Damaged(f"{file.path} is damaged in the model store ({store.uri(key)}): {file.size} bytes are wanted, {head.size} were found. "
-                      "Remove the checkpoint with `symposia models rm` and add it again.")
+        raise _damaged(store, key, file, f"{file.size} bytes are wanted, {head.size} were found")
     digest, done = hashlib.sha256(), 0
     target = None if to is None else os.open(to, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
     try:
@@ -108,6 +105,11 @@ def _range(store: Store, key: str, start: int, *, length: int, etag: str) -> byt
         if not last:
             time.sleep(0.2 * 2**attempt)
     raise Replaced(key)
+
+
+def _damaged(store: Store, key: str, file: StoredFile, why: str) -> Damaged:
+    return Damaged(f"{file.path} is damaged in the model store ({store.uri(key)}): {why}. "
+                   "Remove the checkpoint with `symposia models rm` and add it again.")
 
 
 def _write_all(target: int, chunk: bytes) -> None:

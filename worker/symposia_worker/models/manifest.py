@@ -16,12 +16,12 @@ from symposia_shared.values import Value, canonical_json
 
 #: A name that begins with a dot is refused: so neither '.' nor '..' is a name, and those are left to the cache's own marks.
 #: Keys of other characters, or that end in '/', are refused or rewritten by some S3 servers (facts: services §2.2).
-_SEGMENT = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
+_SEGMENT = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}")
 
 
 def _safe_path(path: str) -> str:
     segments = path.split("/")
-    if not (0 < len(path) <= 255 and len(segments) <= 8 and all(_SEGMENT.fullmatch(s) for s in segments)):
+    if not (0 < len(path) <= 400 and len(segments) <= 8 and all(_SEGMENT.fullmatch(s) for s in segments)):
         raise ValueError(f"{path!r} is not a path within a checkpoint: it is made of letters, digits, '.', '_' and '-', its parts are "
                          "separated by '/', and none begins with a dot.")
     return path

@@ -51,7 +51,7 @@ def checkpoint_files(folder: Path) -> list[str]:
         pickles = sorted(p for p in seen if Path(p).suffix in _PICKLES)
         if pickles:
             raise BadInput(f"{folder} has its weights as a pickle ({pickles[0]}), which can run code when it is read.", field="folder",
-                           value=str(folder), remedy="Save it where you trust it with model.save_pretrained(FOLDER), which writes safetensors.")
+                           value=str(folder), remedy="Where you trust it, write safetensors from it with model.save_pretrained(FOLDER).")
         raise BadInput(f"{folder} holds no .safetensors file.", field="folder", value=str(folder),
                        remedy="Name a folder written by model.save_pretrained and tokenizer.save_pretrained.")
     if "config.json" not in kept:
@@ -66,7 +66,8 @@ def _plain_files(folder: Path) -> Iterator[Path]:
     for root, folders, files in os.walk(folder, followlinks=False):
         folders[:] = sorted(f for f in folders if not f.startswith("."))
         for linked in (Path(root, f) for f in folders if Path(root, f).is_symlink()):
-            raise BadInput(f"{linked} is a link to a folder.", field="folder", value=str(folder), remedy="Copy what it links to (`cp -rL`).")
+            raise BadInput(f"{linked} is a link to a folder.", field="folder", value=str(folder),
+                           remedy="Copy what it links to (`cp -rL`).")
         yield from (Path(root, f) for f in sorted(files) if not f.startswith("."))
 
 
@@ -93,7 +94,7 @@ def header_counts(path: Path) -> Counter[str]:
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if not 2 <= length <= min(_MAX_HEADER_BYTES, size - 8):
-            raise Damaged(f"{path} is not a whole safetensors file: its header should have {length} bytes, the file has {size}. Fetch it again.")
+            raise Damaged(f"{path} is not a whole safetensors file: a header of {length} bytes in a file of {size}. Fetch it again.")
         text = file.read(length)
     try:
         tensors = {k: v for k, v in json.loads(text).items() if k != "__metadata__"}

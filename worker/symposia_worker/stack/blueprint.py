@@ -75,8 +75,8 @@ class Blueprint:
         """Coordinator, pools and Flower."""
         environ = environment(self.settings.environ())
         logs, name = self.folder.logs, self._name("coordinator")
-        parts = [Part(role="coordinator", name=name, command=commands.coordinator(name), folder=self.folder.path, log=logs / "coordinator.log",
-                      environ=environ, ready=ready, grace_s=WORKER_GRACE_S)]
+        parts = [Part(role="coordinator", name=name, command=commands.coordinator(name), folder=self.folder.path,
+                      log=logs / "coordinator.log", environ=environ, ready=ready, grace_s=WORKER_GRACE_S)]
         parts += [Part(role="pool", name=order.name, device=order.share.device, command=commands.pool(order), folder=self.folder.path,
                        log=logs / f"{order.share.pool}.log", environ=environ, ready=ready, grace_s=WORKER_GRACE_S) for order in orders]
         if self.plan.flower:
@@ -95,7 +95,8 @@ def draw(folder: Folder, plan: Plan) -> Blueprint:
     """
     configured.load(folder.path)  # for its errors: each names the variable or the file, and the remedy
     given = Settings(dir=folder.path)
-    needed = {*([] if given.external else ["broker"]), *(() if kept.external_store(given) else numbers.PAIRED), *(["flower"] if plan.flower else [])}
+    needed = [] if kept.external_store(given) else [*numbers.PAIRED]
+    needed += ["broker"] * (not given.external) + ["flower"] * plan.flower
     ports = numbers.choose(folder, needed=frozenset(needed))
     credentials = kept.write(folder, given, ports)
     return Blueprint(folder, plan, configured.load(folder.path), ports, credentials)

@@ -141,15 +141,15 @@ def rotate(log: Path, most: int = LOG_BYTES) -> None:
         log.replace(log.with_name(log.name + ".1"))
 
 
-def last_words(log: Path, start: int = 0, *, most: int = 400) -> str:
-    """The last lines a process wrote since ``start``, in one line: of a traceback its last line, else the last three lines."""
+def last_words(log: Path, start: int = 0, *, most: int = 400, lines: int = 3) -> str:
+    """What a process wrote last since ``start``, in one line: of a traceback its last line, else the last ``lines``."""
     try:
         with log.open("rb") as file:
             file.seek(max(start, log.stat().st_size - 16_384))
-            lines = [line.strip() for line in file.read().decode(errors="replace").splitlines() if line.strip()]
+            written = [line.strip() for line in file.read().decode(errors="replace").splitlines() if line.strip()]
     except OSError:
         return ""
-    words = lines[-1:] if any(line.startswith("Traceback ") for line in lines[-60:]) else lines[-3:]
+    words = written[-1:] if any(line.startswith("Traceback ") for line in written[-60:]) else written[-lines:]
     return " | ".join(words)[-most:]
 
 

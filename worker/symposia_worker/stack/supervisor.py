@@ -103,7 +103,8 @@ class Supervisor:
         self._until_ready(self.plan.start_timeout_s)
         self.phase = "ready"
         if not orders:
-            self.listener.say("no checkpoint is served: add one with `symposia models pull smollm2-135m` and start again, or use --test-models")
+            self.listener.say("no checkpoint is served: add one with `symposia models pull smollm2-135m` and start again, "
+                              "or start with --test-models")
 
     def _announce(self, ledger: Ledger, origin: str) -> None:
         """Leave our id under the prefix, so that two deployments on one database can tell."""
@@ -140,8 +141,8 @@ class Supervisor:
         for child in self.children:
             was = child.pid
             if child.reap(now) is not None:
-                wait = child.start_at - now
-                self.listener.say(f"{child.part.name} (pid {was}) has ended, {child.reason}; it starts again {f'in {wait:.1f} s' if wait else 'now'}")
+                when = f"in {child.start_at - now:.1f} s" if child.start_at > now else "now"
+                self.listener.say(f"{child.part.name} (pid {was}) has ended, {child.reason}; it starts again {when}")
             if child.condition == "waiting" and now >= child.start_at:
                 self._start_child(child, now)
             if child.look():
@@ -205,4 +206,4 @@ def _cannot_start(child: Child, within_s: float) -> StackUnavailable:
         what = f"it ended {child.deaths} times, {child.reason}"
     else:
         what = f"it was not ready within {within_s:.0f} s ({child.words()})"
-    return StackUnavailable(f"The {part.role} {part.name} cannot start: {what}. Its log is {part.log}; `symposia doctor` may tell more.")
+    return StackUnavailable(f"{part.name} cannot start: {what}. Its log is {part.log}; `symposia doctor` may tell more.")

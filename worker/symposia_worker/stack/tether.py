@@ -39,7 +39,8 @@ def _parsed(argv: list[str]) -> tuple[int, str, list[str]]:
     rest = list(argv)
     given = {"--parent": "", "--lock": ""}
     while len(rest) > 1 and rest[0] in given:
-        given[rest.pop(0)] = rest.pop(0)
+        flag = rest.pop(0)
+        given[flag] = rest.pop(0)
     if not rest or not given["--parent"].isdigit():
         raise SystemExit("usage: tether --parent PID [--lock FILE] CMD...")
     return int(given["--parent"]), given["--lock"], rest

@@ -1,0 +1,74 @@
+"""``symposia info``: where the stack of a folder is, and what runs in it."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from symposia_shared.errors import StackUnavailable
+from symposia_shared.settings import CREDENTIALS, Settings
+
+#: what ``--json`` prints of each process
+COLUMNS = ("role", "pid", "device")
+
+
+def info(dir: Path | None = None, json_: bool = False) -> None:
+    """Print the facts of the running stack. Raises StackUnavailable where none runs."""
+    folder = stack_folder(dir)
+    facts = running(folder)
+    if json_:
+        print(json.dumps(facts))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(soft_wrap=True, highlight=False)
+    console.print(f"The stack in {folder} is {facts['state']}.", markup=False)
+    for name in ("broker", "store", "api", "flower", "credentials_file"):
+        if facts[name]:
+            console.print(f"{name.removesuffix('_file'):<12} {facts[name]}", markup=False)
+    table = Table(*COLUMNS)
+    for process in facts["processes"]:
+        table.add_row(*(str(process[c]) if process[c] is not None else "" for c in COLUMNS))
+    console.print(table)
+
+
+def stack_folder(dir: Path | None) -> Path:
+    """The stack's folder, from ``--dir``, SYMPOSIA_DIR or the default; its credentials are not read."""
+    return (dir or Settings().dir).expanduser().absolute()
+
+
+def running(folder: Path) -> dict[str, Any]:
+    """The facts of the stack that runs in ``folder``, as its supervisor last wrote them. URLs carry no secrets.
+
+    ``processes`` names broker, store, coordinator, pools, their engines and Flower; a pid is None while a part is started again.
+    Raises StackUnavailable where no supervisor holds the folder (a killed one leaves its file, but not its lock).
+    """
+    if not _held(folder / "lock"):
+        raise StackUnavailable(f"No stack runs in {folder}. Start one with `symposia up`, or name its folder with --dir or SYMPOSIA_DIR.")
+    try:
+        stored = json.loads((folder / "stack.json").read_text())
+        processes = [{column: process[column] for column in COLUMNS} for process in stored["processes"]]
+        facts = {name: stored[name] for name in ("state", "broker", "store", "api", "flower")}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StackUnavailable(f"A stack is starting or stopping in {folder}, and has not said what runs ({error}). Ask again.") from None
+    return {**facts, "credentials_file": str(folder / CREDENTIALS), "processes": processes}
+
+
+def _held(lock: Path) -> bool:
+    try:
+        fd = os.open(lock, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise StackUnavailable(f"{lock} cannot be read ({error.strerror}). Name the folder of a stack of your own with --dir.") from None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False

@@ -1,0 +1,149 @@
+"""``ask``, ``run``, ``status``, ``result``, ``jobs``, ``cancel`` and ``stats``."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from symposia.cli import show
+from symposia.cli.options import AsJson, Folder, MaxTokens, NoWait, Seed, Temperature, Timeout
+from symposia.client import Client, question
+from symposia_shared.errors import BadInput, JobCancelled, JobFailed
+from symposia_shared.jobs import Job
+from symposia_shared.patterns import parse_job
+from symposia_shared.prompts import Sampling
+from symposia_shared.results import Result
+
+EXIT = {"done": 0, "failed": JobFailed.exit_code, "cancelled": JobCancelled.exit_code}
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands."""
+    for command, panel in ((ask, "Jobs"), (run, "Jobs"), (status, "Jobs"), (result, "Jobs"), (cancel, "Jobs"), (stats, "Stack")):
+        app.command(rich_help_panel=panel)(command)
+    app.command("jobs", rich_help_panel="Jobs")(list_jobs)
+
+
+def sampling_of(base: Sampling, temperature: float | None, max_tokens: int | None, seed: int | None) -> Sampling:
+    """``base`` with what was given on the command line."""
+    given = {"temperature": temperature, "max_tokens": max_tokens, "seed": seed}
+    return Sampling.parse({**base.model_dump(), **{k: v for k, v in given.items() if v is not None}})
+
+
+def finish(client: Client, job: Job, *, json: bool, no_wait: bool, timeout: float | None) -> None:
+    """Submit a job and show what became of it; exits with its code."""
+    handle = client.submit(job)
+    if no_wait:
+        show.facts({"job_id": handle.job_id}) if json else print(handle.job_id)
+        return
+    tell(show.followed(handle, timeout), json=json)
+
+
+def tell(found: Result, *, json: bool) -> None:
+    """Show a result and exit with its code."""
+    if json:
+        show.facts(found.model_dump(mode="json"))
+    else:
+        show.result(found)
+    raise typer.Exit(EXIT[found.state])
+
+
+def prompt_text(given: str) -> str:
+    """The prompt, or standard input for ``-``."""
+    return sys.stdin.read() if given == "-" else given
+
+
+def ask(
+    prompt: Annotated[str, typer.Argument(help="What is asked; - reads standard input.")],
+    model: Annotated[str, typer.Option("--model", "-m", help="The checkpoint to ask.")],
+    system: Annotated[str | None, typer.Option(help="A system message.")] = None,
+    temperature: Temperature = None, max_tokens: MaxTokens = None, seed: Seed = None,
+    timeout: Timeout = None, no_wait: NoWait = False, json: AsJson = False, dir: Folder = None,
+) -> None:
+    """Ask one model once."""
+    job = question(prompt_text(prompt), model=model, system=system, sampling=sampling_of(Sampling(), temperature, max_tokens, seed))
+    with Client(dir) as client:
+        finish(client, job, json=json, no_wait=no_wait, timeout=timeout)
+
+
+def read_job(path: Path) -> Job:
+    """The job in a JSON or YAML file. Raises BadInput."""
+    import yaml
+
+    try:
+        raw: Any = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise BadInput(f"there is no file {path}.", field="file", value=str(path), remedy="Check the path.") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise BadInput(f"{path} cannot be read as JSON or YAML: {error}.", field="file", value=str(path), remedy="Correct it.") from None
+    if not isinstance(raw, dict):
+        raise BadInput(f"{path} holds a {type(raw).__name__}, not one job.", field="file", value=str(path), remedy="Write one mapping: kind: ensemble, ...")
+    return parse_job(raw)
+
+
+def run(
+    file: Annotated[Path, typer.Argument(help="A job as JSON or YAML.")],
+    timeout: Timeout = None, no_wait: NoWait = False, json: AsJson = False, dir: Folder = None,
+) -> None:
+    """Submit a job from a file."""
+    job = read_job(file)
+    with Client(dir) as client:
+        finish(client, job, json=json, no_wait=no_wait, timeout=timeout)
+
+
+def status(job_id: str, json: AsJson = False, dir: Folder = None) -> None:
+    """How a job stands, and what it waits for."""
+    with Client(dir) as client:
+        now = client.handle(job_id).status()
+    if json:
+        show.facts(now.model_dump(mode="json"))
+        return
+    print(f"{now.job_id}  {now.state}" + (f"  round {now.round}" if now.round is not None else ""))
+    for line in now.waiting_for:
+        print(f"  waits for {line}")
+
+
+def result(job_id: str, timeout: Timeout = None, json: AsJson = False, dir: Folder = None) -> None:
+    """A job's transcript, verdict and bill; waits for its end."""
+    with Client(dir) as client:
+        tell(show.followed(client.handle(job_id), timeout), json=json)
+
+
+def list_jobs(
+    most: Annotated[int, typer.Option("--most", "-n", min=1, max=10_000, help="At most so many, newest first.")] = 20,
+    json: AsJson = False, dir: Folder = None,
+) -> None:
+    """Jobs in flight, then those that ended last."""
+    with Client(dir) as client:
+        open_jobs = [{"job_id": job_id, "state": "in flight", "kind": None, "at": at} for job_id, at in client.ledger.jobs(most)]
+        ended = [{"job_id": job_id, "state": state, "kind": kind, "at": at} for job_id, at, state, kind in client.ledger.ended(most)]
+    rows: list[dict[str, Any]] = [*open_jobs, *ended][:most]
+    if json:
+        show.facts(rows)
+        return
+    show.table(["job", "state", "kind", "since"],
+               [[r["job_id"], r["state"], r["kind"] or "", time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(r["at"]))] for r in rows])
+
+
+def cancel(job_id: str, json: AsJson = False, dir: Folder = None) -> None:
+    """End a job; what runs is stopped at its next token."""
+    with Client(dir) as client:
+        asked = client.cancel(job_id)
+    if json:
+        show.facts({"job_id": job_id, "cancelled": asked})
+    else:
+        print(f"{job_id} is being cancelled" if asked else f"{job_id} had ended already")
+
+
+def stats(json: AsJson = False, dir: Folder = None) -> None:
+    """What was counted: calls started, recorded, repeated; forward passes; loads; conflicts."""
+    with Client(dir) as client:
+        counted = client.stats()
+    if json:
+        show.facts(counted)
+    else:
+        show.table(["counter", ""], [[name, f"{value:,}"] for name, value in counted.items()])
