@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from typing import TYPE_CHECKING
 
-from symposia_shared.errors import NotYet, StoreUnavailable, UnknownJob
+from symposia_shared.errors import BrokerUnavailable, NotYet, StoreUnavailable, UnknownJob
 from symposia_shared.results import Result, RoundRecord
 from symposia_shared.standing import Status, status
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 #: seconds between looks for a newly closed round
 ROUND_LOOK_S = 0.2
+#: seconds a wait bears a broker that cannot be reached when it begins; later outages last as long as the wait
+BROKER_PATIENCE_S = 10.0
 
 
 class Handle:
@@ -92,7 +94,15 @@ class Handle:
         return await asyncio.to_thread(self._fetch, None)
 
     def _in_flight(self) -> bool:
-        return self.client.ledger.job(self.job_id) is not None
+        """Whether the ledger has the job; a broker that is being restarted is waited for a little."""
+        until = time.monotonic() + BROKER_PATIENCE_S
+        while True:
+            try:
+                return self.client.ledger.job(self.job_id) is not None
+            except BrokerUnavailable:
+                if time.monotonic() > until:
+                    raise
+                time.sleep(0.3)
 
     def _fetch(self, until: float | None) -> Result:
         """The result of a job the ledger has forgotten; S3 may be away for a while."""

@@ -37,12 +37,14 @@ class Watcher:
     def close(self) -> None:
         """Stop listening; what still waits stays undone."""
         self._closed.set()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join(timeout=2.0)
 
     def _listen(self) -> None:
         while not self._closed.is_set():
             try:
                 self._hear()
-            except (RedisError, OSError):
+            except (RedisError, OSError, ValueError):  # ValueError: redis-py, of a connection that was closed while it was read
                 self._closed.wait(0.3)
 
     def _hear(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,24 +51,29 @@ class Store:
         self.settings = settings
         self.bucket = settings.bucket
         self._client: Any = None
+        self._making = threading.Lock()
 
     @property
     def client(self) -> Any:
-        """The boto3 client, made on first use: importing boto3 takes a while."""
-        if self._client is None:
-            import boto3
-            from botocore.config import Config
+        """The boto3 client, made once, on first use: importing boto3 takes a while."""
+        with self._making:
+            if self._client is None:
+                self._client = self._made()
+            return self._client
 
-            s = self.settings
-            config = Config(
-                connect_timeout=5, read_timeout=60, retries={"mode": "standard", "total_max_attempts": 4}, max_pool_connections=32,
-                signature_version="s3v4", s3={"addressing_style": "path"} if s.endpoint_url else {},
-            )
-            self._client = boto3.session.Session().client(
-                "s3", endpoint_url=s.endpoint_url, region_name=s.region, config=config,
-                aws_access_key_id=s.access_key, aws_secret_access_key=s.secret_key.get_secret_value() if s.secret_key else None,
-            )
-        return self._client
+    def _made(self) -> Any:
+        import boto3
+        from botocore.config import Config
+
+        s = self.settings
+        config = Config(
+            connect_timeout=5, read_timeout=60, retries={"mode": "standard", "total_max_attempts": 4}, max_pool_connections=32,
+            signature_version="s3v4", s3={"addressing_style": "path"} if s.endpoint_url else {},
+        )
+        return boto3.session.Session().client(
+            "s3", endpoint_url=s.endpoint_url, region_name=s.region, config=config,
+            aws_access_key_id=s.access_key, aws_secret_access_key=s.secret_key.get_secret_value() if s.secret_key else None,
+        )
 
     def uri(self, key: str) -> str:
         """``s3://bucket/key``."""

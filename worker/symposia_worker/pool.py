@@ -28,7 +28,7 @@ from symposia_shared.ledger import INLINE_BYTES, LEASE_MS, Ledger, Seat
 from symposia_shared.turns import Abstention, Completion, Reply, Timing, Turn
 from symposia_worker.course import Course, told
 from symposia_worker.engines.protocol import Pulse
-from symposia_worker.tickets import Ticket, Tickets
+from symposia_worker.tickets import Suspects, Ticket, Tickets
 
 log = logging.getLogger(__name__)
 
@@ -36,8 +36,10 @@ log = logging.getLogger(__name__)
 BELL_CLAIMS = 8
 #: records written in one round trip at most
 RECORD_BATCH = 64
-#: a turn whose engine died this often is not tried again
-MOST_ATTEMPTS = 5
+#: a turn whose engine died this often while it ran is not tried again; nor one that was tried so often for whatever reason
+MOST_DEATHS, MOST_ATTEMPTS = 4, 20
+#: a turn whose engine died this often runs beside no other such turn, so that one that kills engines is told from its neighbours
+SUSPECT_DEATHS = 2
 #: seconds between heartbeats; a lease outlives nine of them
 BEAT_S = LEASE_MS / 1000 / 10
 
@@ -80,6 +82,7 @@ class Pool:
         self.name, self.device, self.ledger, self.archive, self.course, self.bell = name, device, ledger, archive, course, bell
         self.engine, self.placement, self.origin, self.watch = engine, placement, origin, watch
         self.tickets = Tickets(slots)
+        self._suspects = Suspects()
         self._replies: queue.Queue[tuple[Ticket, Reply, str | None]] = queue.Queue()
         self._papers = ThreadPoolExecutor(8, thread_name_prefix="papers")
         self._stopping = threading.Event()
@@ -153,10 +156,15 @@ class Pool:
 
     def _begin(self, ticket: Ticket) -> None:
         claim = ticket.claim
-        if claim.attempt > MOST_ATTEMPTS:
-            message = f"the engine was lost {claim.attempt - 1} times while this turn ran; it is not tried again"
+        if claim.deaths >= MOST_DEATHS or claim.attempt > MOST_ATTEMPTS:
+            message = f"tried {claim.attempt - 1} times, and {claim.deaths} engine processes died of it; it is not tried again"
             self._replies.put((ticket, Abstention(cause="poison", message=message), None))
-        elif (claim.payload or claim.spec).startswith("@"):
+        elif claim.deaths < SUSPECT_DEATHS or self._suspects.admit(ticket):
+            self._launch(ticket)
+
+    def _launch(self, ticket: Ticket) -> None:
+        claim = ticket.claim
+        if (claim.payload or claim.spec).startswith("@"):
             self._papers.submit(self._read_and_run, ticket)
         else:
             self._run(ticket, claim.payload, claim.spec)
@@ -243,6 +251,7 @@ class Pool:
     def _commit(self, ticket: Ticket, words: str) -> None:
         """A single prompt needs no coordinator: its pool commits. Should this fail, the sweeper finds the job."""
         job_id = ticket.claim.seat.job_id
+        self._drop_suspect(ticket)
         self.tickets.drop(ticket, words)
         try:
             for attempt in range(5):
@@ -261,6 +270,12 @@ class Pool:
     def _end(self, ticket: Ticket, words: str, *, final: bool = True) -> None:
         self.tickets.drop(ticket, words, final=final)
         ticket.over.set()
+        self._drop_suspect(ticket)
+
+    def _drop_suspect(self, ticket: Ticket) -> None:
+        follows = self._suspects.leave(ticket)
+        if follows is not None:
+            self._launch(follows)
 
     def _feed(self) -> None:
         """Claim for free slots without being rung: a doorbell may be lost, and one may stand for many."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -31,6 +31,34 @@ class Ticket:
     def id(self) -> str:
         """What the engine calls it: seat and fence, so that two leases of one seat never meet."""
         return f"{self.claim.seat.key}|{self.claim.fence}"
+
+
+class Suspects:
+    """Turns whose engine has died more than once: one of them runs at a time, the others wait their turn."""
+
+    def __init__(self) -> None:
+        self._running: Ticket | None = None
+        self._waiting: deque[Ticket] = deque()
+        self._mutex = threading.Lock()
+
+    def admit(self, ticket: Ticket) -> bool:
+        """Whether it may run now; else it is returned by a later ``leave``."""
+        with self._mutex:
+            if self._running is None:
+                self._running = ticket
+                return True
+            self._waiting.append(ticket)
+            return False
+
+    def leave(self, ticket: Ticket) -> Ticket | None:
+        """A ticket has ended; the next to run, if it was the one that ran."""
+        with self._mutex:
+            if self._running is not ticket:
+                return None
+            while self._waiting and self._waiting[0].over.is_set():
+                self._waiting.popleft()
+            self._running = self._waiting.popleft() if self._waiting else None
+            return self._running
 
 
 class Tickets:

@@ -48,12 +48,14 @@ def _doctor(json: AsJson = False, dir: Folder = None) -> None:
 
 def _join(app: typer.Typer, point: metadata.EntryPoint) -> None:
     extra, module = EXTRAS.get(point.name, ("", ""))
-    if module and find_spec(module) is None:
+    try:
+        command = point.load() if not module or find_spec(module) else None
+    except ModuleNotFoundError:
+        command = None
+    if command is None:
         app.command(point.name, help=f"Not installed: pip install 'symposia[{extra}]'", rich_help_panel="Not installed",
                     context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(_missing(point.name, extra))
-        return
-    command = point.load()
-    if isinstance(command, typer.Typer):
+    elif isinstance(command, typer.Typer):
         app.add_typer(command, name=point.name, rich_help_panel="Stack")
     else:
         app.command(point.name, rich_help_panel="Stack")(command)

@@ -8,18 +8,19 @@ import os
 from pathlib import Path
 from typing import Any
 
+from symposia.cli.options import AsJson, Folder
 from symposia_shared.errors import StackUnavailable
-from symposia_shared.settings import CREDENTIALS, Settings
+from symposia_shared.settings import CREDENTIALS
 
 #: what ``--json`` prints of each process
 COLUMNS = ("role", "pid", "device")
 
 
-def info(dir: Path | None = None, json_: bool = False) -> None:
-    """Print the facts of the running stack. Raises StackUnavailable where none runs."""
+def info(dir: Folder = None, as_json: AsJson = False) -> None:
+    """Print where the folder's stack is and what runs in it; exit 3 where none runs."""
     folder = stack_folder(dir)
     facts = running(folder)
-    if json_:
+    if as_json:
         print(json.dumps(facts))
         return
     from rich.console import Console
@@ -37,8 +38,8 @@ def info(dir: Path | None = None, json_: bool = False) -> None:
 
 
 def stack_folder(dir: Path | None) -> Path:
-    """The stack's folder, from ``--dir``, SYMPOSIA_DIR or the default; its credentials are not read."""
-    return (dir or Settings().dir).expanduser().absolute()
+    """The folder of ``--dir``, of SYMPOSIA_DIR, or the default. No other setting is read: one that is wrong does not hide it."""
+    return Path(dir or os.environ.get("SYMPOSIA_DIR") or Path.home() / ".symposia").expanduser().absolute()
 
 
 def running(folder: Path) -> dict[str, Any]:

@@ -53,7 +53,7 @@ def command_of(cls: type[Collaboration]) -> Callable[..., None]:
         with Client(given["dir"]) as client:
             finish(client, job, json=given["json"], no_wait=given["no_wait"], timeout=given["timeout"])
 
-    fixed = inspect.signature(_common).parameters.values()
+    fixed = inspect.signature(_common, eval_str=True).parameters.values()
     options = [_parameter(name, field) for name, field in own.items()]
     parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in fixed]
     setattr(command, "__signature__", inspect.Signature([*parameters, *options]))  # noqa: B010 - what typer reads

@@ -72,8 +72,12 @@ class AnswerSet(_Loose):
     probe_calls: tuple[str, ...] = Field((), max_length=1000)
 
 
-File = Annotated[str, typer.Argument(metavar="ANSWERS.jsonl", help="Lines {id, answers: [{model, text, params_b?, score?}], kind?}; - reads standard input.")]
-KindOption = Annotated[Kind, typer.Option(help="How answers are read and compared. auto: each line's own kind, else found out from its answers.")]
+File = Annotated[str, typer.Argument(
+    metavar="ANSWERS.jsonl", help="Lines {id, answers: [{model, text, params_b?, score?}], kind?}; - reads standard input.",
+)]
+KindOption = Annotated[Kind, typer.Option(
+    help="How answers are read and compared. auto: each line's own kind, else found out from its answers.",
+)]
 
 
 def vote(
@@ -88,9 +92,8 @@ def vote(
     --kind is used for every line; otherwise a line's own "kind" is ("open" is text), and without one it is found out.
     """
     measured = read_weights(weights) if weights else None
-    name = cast(ConsensusName, consensus.value)
     with _opened(file) as lines:
-        bad = _each_line(lines, lambda row: _print(decided(row, name, kind=kind.value, weights=measured)))
+        bad = _each_line(lines, lambda row: _print(decided(row, consensus.value, kind=kind.value, weights=measured)))
     if bad:
         raise typer.Exit(BadInput.exit_code)
 

@@ -23,7 +23,9 @@ _ORDER: tuple[AnswerKind, ...] = ("choice", "latex", "python_literal", "number",
 #: at most so many texts are looked at, and so much of each
 MOST_TEXTS, MOST_OF_EACH = 32, 20_000
 
-_LITERAL_ASKED = re.compile(r"\bassert\b[^\n]{0,500}==[ ]*\?\?|\bassert f\(|output of|what (?:is|does)[^\n]{0,60}\b(?:return|print|evaluate)", re.IGNORECASE)
+_LITERAL_ASKED = re.compile(
+    r"\bassert\b[^\n]{0,500}==[ ]{0,4}\?\?|\bassert f\(|output of|what (?:is|does)[^\n]{0,60}\b(?:return|print|evaluate)", re.IGNORECASE,
+)
 _OPTIONS_ASKED = re.compile(r"(?:\A|\n)[ \t]*\(?A[.):][^\n]*\n[ \t]*\(?B[.):]|\bOptions:")
 _LETTER = re.compile(r"[*_$\\{(\[\"'` ]{0,6}(?:text\{)?\(?[A-Z]\)?[\])}\"'`*_$.:\s]{0,6}")
 _LETTER_TOLD = re.compile(r"\b(?:answer|choice|option)(?:[ ]is|:)[ *_]{0,3}\([A-Z]\)")

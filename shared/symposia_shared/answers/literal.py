@@ -6,15 +6,17 @@ import ast
 import json
 import re
 
-from symposia_shared.answers.reading import LONGEST_ANSWER, Stated, parts, said, stated
+from symposia_shared.answers.reading import LONGEST_ANSWER, Stated, has_field, parts, said, stated
 
 #: brackets nested deeper, or longer chains of signs, are no literal: the parser would recurse
 DEEPEST = 60
 _DEEP_SIGNS = re.compile(r"(?:[-+~][ ]?){20}")
 _ASSERT = re.compile(r"\bassert[^\n]{0,2000}?==[ ]?([^\n]+)")
 _OUTPUT = re.compile(
-    r"\b(?:output|answer|result|return(?:s|ed)?|value)(?:[ ][\w'()`]{1,30}){0,8}?[ ](?:is|be|as|equals|returns?|to)\b[ :]{0,3}\n{0,2}`{1,3}([^`\n]{1,400})`", re.IGNORECASE,
+    r"\b(?:output|answer|result|return(?:s|ed)?|value)(?:[ ][\w'()`]{1,30}){0,8}?[ ](?:is|be|as|equals|returns?|to)\b"
+    r"[ :]{0,3}\n{0,2}`{1,3}([^`\n]{1,400})`", re.IGNORECASE,
 )
+_CALL_EQUALS = re.compile(r"(?:assert[ ]+)?\w+\([^\n]{0,2000}\)[ ]?==")
 _FENCE = re.compile(r"```[a-z]{0,10}\n([^`]{1,4000})```")
 
 
@@ -22,14 +24,14 @@ def extract_literal(text: str) -> str | None:
     """The Python literal a text answers with: ``repr()`` of its value, a string bare."""
     heard = said(text)
     whole = heard.strip()
-    if len(whole) <= LONGEST_ANSWER and ((is_literal(whole) and not whole.startswith("{")) or ("\n" not in whole and not _marked(whole))):
+    if len(whole) <= LONGEST_ANSWER and ((is_literal(whole) and not whole.startswith("{")) or ("\n" not in whole and not _marked(whole) and not has_field(whole))):
         return canonical_literal(whole)
     for part in parts(heard):
         for answer in stated(part, empty_may_be_meant=True):
             found = _told(answer)
             if found is not None:
                 return found
-    if is_literal(whole):
+    if is_literal(whole) and not has_field(whole):
         return canonical_literal(whole)
     for part in parts(heard):
         for pattern in (_ASSERT, _OUTPUT, _FENCE):
@@ -118,7 +120,7 @@ def _told(answer: Stated) -> str | None:
         raw = span[1] if span else re.split(r"\.(?:\s|$)", raw, maxsplit=1)[0]
         if not span and not is_literal(raw):
             return None
-    if "==" in raw and raw.startswith("assert"):
+    if _CALL_EQUALS.match(raw):
         raw = raw.rpartition("==")[2]
     return canonical_literal(raw)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-from symposia_shared.answers.reading import Stated, parts, said, stated
+from symposia_shared.answers.reading import Stated, declined, parts, said, stated
 
 #: a longer run of digits is no answer
 MOST_DIGITS = 400
@@ -13,10 +13,14 @@ MOST_DIGITS = 400
 PLACES = 6
 
 _NUMBER = re.compile(
-    r"(?<![\w.])(?P<minus>[-−–])?(?:[$€£¥₹][ ]?)?(?P<minus2>[-−])?"
-    r"(?P<whole>\d{1,3}(?:,\d{3})+(?!\d)|\d+)?(?P<point>\.\d+)?(?:[eE](?P<power>[+-]?\d{1,2}))?"
-    r"(?:[ ]?/[ ]?(?P<under>\d+(?:\.\d+)?)(?![\d/]))?"
+    r"(?<![\w.])(?=[-−–$€£¥₹.\d])(?P<minus>[-−–])?(?:[$€£¥₹][ ]?)?(?P<minus2>[-−])?"
+    r"(?P<whole>\d{1,3}(?:,\d{2,3}){0,40},\d{3}(?![\d,])|\d{1,3}(?:,\d{3})+(?!\d)|\d+)?(?P<point>\.\d+)?"
+    r"(?:[eE](?P<power>[+-]?\d{1,2}))?(?:[ ](?P<over>\d{1,6})(?=[ ]?/[ ]?\d))?"
+    r"(?:[ ]?/[ ]?(?P<under>\d+(?:\.\d+)?)(?![\d/]))?(?:[ ](?P<times>thousand|million|billion|trillion)\b)?"
 )
+
+
+_TIMES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 
 
 def canonical_number(value: Fraction) -> str:
@@ -40,7 +44,8 @@ def number_at(match: re.Match[str]) -> Fraction | None:
         under = Fraction(match["under"])
         if under == 0:
             return None
-        value /= under
+        value = value + Fraction(match["over"]) / under if match["over"] else value / under
+    value *= _TIMES.get(match["times"], 1)
     return -value if match["minus"] or match["minus2"] else value
 
 
@@ -61,6 +66,8 @@ def extract_number(text: str) -> str | None:
     heard = parts(said(text))
     for part in heard:
         for answer in stated(part):
+            if declined(answer):
+                return None
             found = _told(answer)
             if found is not None:
                 return canonical_number(found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Iterator
@@ -32,6 +33,7 @@ _BOXED = re.compile(r"\\f?boxed(?:\{|[ ]{1,4}(?=[\w\\-]))")
 _PHRASE = re.compile(
     r"(?:(?:^|(?<=\n))[ \t*#>]{0,12}(?:final[ \t]|correct[ \t])?(?:answer|ans|a)[ \t*]{0,4}:"
     r"|\b(?:answer|solution)(?:[ ](?!is\b|are\b)[\w'-]{1,20}){0,6}[ ](?:is|are|would be|should be|will be|must be|equals)\b"
+    r"|(?:^|(?<=\n))[ \t*#>]{0,12}(?:final[ \t]|correct[ \t])?answer[ \t*]{0,4}\n"
     r"|\b(?:final|correct)[ ]answer\b)[ \t\n]{0,4}(?:therefore|thus|simply|then)?[ \t\n:=*]{0,8}",
     re.IGNORECASE,
 )
@@ -61,13 +63,23 @@ def said(text: str) -> str:
 def parts(text: str) -> list[str]:
     """The text, cut where the model runs on into further questions; the first part holds the answer to ours."""
     edges = [0, *(m.start() for m in _RUNS_ON.finditer(text)), len(text)]
-    cut = [text[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    cut = [text[a:b] for a, b in itertools.pairwise(edges)]
     return [part for part in cut if part.strip()]
+
+
+def has_field(text: str) -> bool:
+    """Whether there is an answer field, filled or not."""
+    return _FIELD.search(text) is not None
 
 
 def is_placeholder(raw: str, *, empty_may_be_meant: bool = False) -> bool:
     """Whether this is an unfilled template ("___"), or says nothing: which a literal such as "" or [] may mean."""
     return len(raw) < 200 and (_UNFILLED if empty_may_be_meant else _PLACEHOLDER).fullmatch(raw) is not None
+
+
+def declined(answer: Stated) -> bool:
+    """Whether a field was filled with no answer: ``"answer": null``."""
+    return answer.mark == "field" and answer.raw.strip().casefold() in ("null", "none", "n/a", "unknown")
 
 
 def stated(text: str, *, empty_may_be_meant: bool = False) -> Iterator[Stated]:

@@ -42,12 +42,17 @@ def decide(
     Raises BadInput for an unknown algorithm.
     """
     if name not in RULES:
-        raise BadInput(f"there is no consensus algorithm {name!r}.", field="consensus", value=name, remedy=f"Choose one of {', '.join(RULES)}.")
+        raise BadInput(f"there is no consensus algorithm {name!r}.", field="consensus", value=name,
+                       remedy=f"Choose one of {', '.join(RULES)}.")
     kind = kind_of([b.text for b in ballots if b.text is not None], question=question, labels=labels) if kind == "auto" else kind
     answers, how = _answers(ballots, kind, labels, likeness, behaviours)
-    voices = [_voice(b, a, name, weights) for b, a in zip(ballots, answers, strict=True)]
-    verdict = RULES[name](voices)
+    verdict = count(name, ballots, answers, weights=weights)
     return verdict.model_copy(update={"rule": f"{verdict.rule} ({how})"}) if how else verdict
+
+
+def count(name: ConsensusName, ballots: Sequence[Ballot], answers: Sequence[str | None], *, weights: Weights | None = None) -> Verdict:
+    """As ``decide``, over answers that were read already: one per ballot in canonical form, None where there is none."""
+    return RULES[name]([_voice(b, a, name, weights) for b, a in zip(ballots, answers, strict=True)])
 
 
 def majority_settled(cast: Sequence[Vote], outstanding: int) -> bool:

@@ -42,10 +42,10 @@ class Side:
         return math.fsum(v.measured for v in self.voices)
 
     @property
-    def mean_score(self) -> float:
-        """Mean of the scores given; minus infinity where there are none."""
+    def mean_score(self) -> float | None:
+        """Mean of the scores given; None where there are none."""
         scores = [v.ballot.score for v in self.voices if v.ballot.score is not None]
-        return math.fsum(scores) / len(scores) if scores else -math.inf
+        return math.fsum(scores) / len(scores) if scores else None
 
     @property
     def best_score(self) -> float:
@@ -53,9 +53,10 @@ class Side:
         return max((v.ballot.score for v in self.voices if v.ballot.score is not None), default=-math.inf)
 
     @property
-    def size(self) -> float:
-        """Billions of parameters of its largest model; 0 where not known."""
-        return max((v.ballot.params_b or 0.0 for v in self.voices), default=0.0)
+    def size(self) -> float | None:
+        """Billions of parameters of its largest model; None where that of any is not known."""
+        sizes = [v.ballot.params_b for v in self.voices if v.ballot.params_b is not None]
+        return max(sizes) if len(sizes) == self.count else None
 
     @property
     def speaker(self) -> Voice:
@@ -66,12 +67,14 @@ class Side:
         return min(self.voices, key=rank)
 
 
-Measure = Callable[[Side], float]
+#: what sides are compared by, higher first; a side that has no value (None) keeps the measure from deciding at all
+Measure = Callable[[Side], float | None]
 
 #: how a tie is broken, first to last, under the names that stand in ``Verdict.tie``; none looks at the order of ballots
 TIE_BREAKS: tuple[tuple[str, Measure], ...] = (
     ("measured weight", lambda side: side.measured),
     ("mean score", lambda side: side.mean_score),
+    # only where every tied side's sizes are known: an unknown size is not a small one
     ("largest model", lambda side: side.size),
 )
 LAST_RESORT = "first in alphabetical order"
@@ -93,11 +96,20 @@ def leader(sides: Sequence[Side], *measures: tuple[str, Measure]) -> tuple[Side,
     """
     tied, broken_by = list(sides), None
     for i, (name, measure) in enumerate((*measures, *TIE_BREAKS)):
-        most = max(measure(side) for side in tied)
-        left = [side for side in tied if math.isclose(measure(side), most, rel_tol=1e-12) or measure(side) == most]
+        left = _highest(tied, measure)
         if i and len(left) < len(tied):
             broken_by = name
         tied = left
         if len(tied) == 1:
             return tied[0], broken_by
     return min(tied, key=lambda side: side.answer), LAST_RESORT
+
+
+def _highest(sides: Sequence[Side], measure: Measure) -> list[Side]:
+    """The sides with the highest value, or all where one has none; values equal to twelve digits are equal."""
+    values = [measure(side) for side in sides]
+    known = [value for value in values if value is not None]
+    if len(known) < len(sides):
+        return list(sides)
+    most = max(known)
+    return [side for side, value in zip(sides, known, strict=True) if math.isclose(value, most, rel_tol=1e-12)]

@@ -5,7 +5,7 @@ Keys, each under the deployment's prefix:
     job:ID       hash  one job: st state, k kind, sp job JSON (or @key in S3), cur current round, at submitted, dl deadline (ms), and
                        per round r    n turns, d deadline, q quorum, sf settle-from, in replies, sp voices, g digest, h chord, b chord's
                                       body came early, c why closed, ca when, k counted
-                       per turn r:i   t state, qn queue, p payload, v reply, a attempts, cl claimed at
+                       per turn r:i   t state, qn queue, p payload, v reply, a attempts, e engine deaths, cl claimed at
     ready:QUEUE  zset  turns to be claimed, by the time they were queued      queues  set   the queues that have any
     leases       zset  turns held by a pool, by when the lease ends           deadlines zset open rounds, by their deadline
     advance      zset  jobs whose next round or result is due, by since when  jobs    zset  jobs in flight, by submission
@@ -80,6 +80,8 @@ class Claim:
     seat: Seat
     fence: str
     attempt: int
+    #: engine processes that died while it ran
+    deaths: int
     kind: str
     spec: str
     payload: str
@@ -183,8 +185,9 @@ class Ledger:
     def claim(self, *, most: int, pools: int, queues: Sequence[str], named: Seat | None = None, lease_ms: int = LEASE_MS) -> Claimed:
         """Lease up to ``most`` turns, the ``named`` one first."""
         answer = self.run("claim", uuid.uuid4().hex[:8], lease_ms, most, pools, named.key if named else "", *queues)
-        rows = [answer[k:k + 9] for k in range(2, len(answer), 9)]
-        claims = tuple(Claim(seat=Seat(r[0], int(r[1]), int(r[2])), fence=r[3], attempt=int(r[4]), kind=r[5], spec=r[6], payload=r[7], queue=r[8])
+        rows = [answer[k:k + 10] for k in range(2, len(answer), 10)]
+        claims = tuple(Claim(seat=Seat(r[0], int(r[1]), int(r[2])), fence=r[3], attempt=int(r[4]), deaths=int(r[5]), kind=r[6], spec=r[7],
+                             payload=r[8], queue=r[9])
                        for r in rows)
         return Claimed(named=answer[0], left=int(answer[1]), claims=claims)
 

@@ -20,11 +20,9 @@ def command(
         from symposia_worker.stack.stopping import down
     except ImportError:
         raise StackUnavailable("The embedded stack is not installed. Run `pip install 'symposia[local,worker,monitor]'`.") from None
-    from symposia_shared.settings import Settings
     from symposia_worker.stack.folder import Folder
 
-    # not by way of the credentials: a stack whose credentials are damaged must still be stopped
-    folder = Folder((dir or Settings().dir).expanduser().absolute())
+    folder = Folder.of(dir)
     ran, ended = down(folder)
     if as_json:
         print(json.dumps({"stopped": ran, "left_over": ended, "dir": str(folder.path)}))

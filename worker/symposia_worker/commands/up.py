@@ -41,12 +41,11 @@ def command(
 ) -> None:
     """Start broker, store, coordinator, pools and Flower in one folder, and keep them running."""
     _needs_local()
-    from symposia_shared.settings import load
     from symposia_worker.stack.blueprint import Plan
     from symposia_worker.stack.devices import shares
     from symposia_worker.stack.folder import Folder
 
-    folder = Folder(load(dir).dir)
+    folder = Folder.of(dir)
     asked = tuple(dict.fromkeys(model or ()))
     if not no_flower and not _flower_installed():
         print("Flower is not installed, so the stack does without; `pip install 'symposia[monitor]'` adds it.", file=sys.stderr)

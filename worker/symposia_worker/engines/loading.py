@@ -53,7 +53,7 @@ def load_model(checkpoint: str, folder: Path, *, dtype: Dtype, device: str, room
     context = _context(checkpoint, config, family)
     needed = sum(path.stat().st_size for path in weights) * _growth(config, dtype)
     if needed > room_bytes:
-        raise BadInput(f"{checkpoint} needs about {needed / 1e6:.0f} MB as {dtype}, and {device} has {max(room_bytes, 0) / 1e6:.0f} MB left.",
+        raise BadInput(f"{checkpoint} as {dtype} needs {needed / 1e6:.0f} MB, and {device} has {max(room_bytes, 0) / 1e6:.0f} MB left.",
                        field="memory", remedy="Unload another checkpoint, or give the device more memory.")
     tokenizer = _tokenizer(checkpoint, folder)
     network = _network(checkpoint, folder, dtype, device)

@@ -84,7 +84,7 @@ class Loop:
                 self._obey(command)
             for engine in self._engines.values():
                 if engine.busy and engine.rest_s <= 0:
-                    self._step(engine)
+                    self._guarded(engine, lambda e: e.step())
             self._pulse()
 
     def _drain(self) -> Iterator[Command]:
@@ -102,12 +102,14 @@ class Loop:
                 self._load(command)
             case Unload():
                 engine = self._engines.get(self._home.pop(command.checkpoint, ""))
-                self._tell([*(engine.unload(command.checkpoint) if engine else ()), Unloaded(checkpoint=command.checkpoint)])
+                if engine is not None:
+                    self._guarded(engine, lambda e: e.unload(command.checkpoint))
+                self._tell([Unloaded(checkpoint=command.checkpoint)])
             case Generate():
                 self._admit(command)
             case Cancel():
-                if any(engine.cancel(command.id) for engine in self._engines.values()):
-                    self._tell([Cancelled(id=command.id)])
+                for engine in self._engines.values():
+                    self._guarded(engine, lambda e: [Cancelled(id=command.id)] if e.cancel(command.id) else [])
             case _:
                 raise TypeError(f"no such command: {command!r}")
 
@@ -150,11 +152,13 @@ class Loop:
                 log.exception("request %s was not admitted", request.id)
             self._tell([Failed(id=request.id, cause=cause_of(error), message=_short(error))])
 
-    def _step(self, engine: Engine) -> None:
+    def _guarded(self, engine: Engine, act: Callable[[Engine], Iterable[Event]]) -> None:
         try:
-            self._tell(engine.step())
+            self._tell(act(engine))
+        except OSError:  # the pool's end is closed
+            raise
         except Exception as error:  # the seam: one engine's bug must not end the turns of the others
-            log.exception("a step failed")
+            log.exception("the engine %s failed", type(engine).__name__)
             cause = cause_of(error)
             if cause == "device_lost":
                 self.lost(error)

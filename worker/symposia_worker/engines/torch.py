@@ -68,6 +68,7 @@ class TorchEngine:
         resident.batch.cache_bytes_per_token = self_test(model)
         return resident
 
+    @torch.inference_mode()
     def unload(self, checkpoint: str) -> Events[Event]:
         """Drop a checkpoint; its turns fail as ``throttled``, so that they are asked again."""
         resident = self._residents.pop(checkpoint, None)
@@ -97,10 +98,12 @@ class TorchEngine:
             max_new=min(request.sampling.max_tokens, model.context - len(ids)),
         ))
 
+    @torch.inference_mode()
     def cancel(self, request_id: str) -> bool:
         """Take a sequence out of its batch."""
         return any(r.batch.drop(request_id) for r in self._residents.values())
 
+    @torch.inference_mode()
     def abandon(self) -> Events[str]:
         """Empty every batch."""
         return [i for r in self._residents.values() for i in r.batch.drop_all()]

@@ -18,6 +18,8 @@ from symposia_worker.families.probe import Loaded, Refused, bits_per_byte, probe
 # token types of the format: gguf.TokenType
 _NORMAL, _CONTROL, _USER_DEFINED = 1, 3, 4
 
+_INSTEAD = "Add the original checkpoint instead."
+
 
 class Fields(Mapping[str, Any]):
     """The file's metadata: ``tokenizer.ggml.tokens`` and so on."""
@@ -55,7 +57,7 @@ def tokenizer_of(fields: Fields) -> Any:
     elif kind == "llama":
         fast = _sentencepiece_bpe(fields)
     else:
-        raise Refused(f"its tokenizer is of the kind {kind!r}; 'gpt2' and 'llama' are known here.", "Add the original checkpoint instead.")
+        raise Refused(f"its tokenizer is of the kind {kind!r}; 'gpt2' and 'llama' are known here.", _INSTEAD)
     _add_special(fast, fields)
     # SmolLM2 pads with its eos; a file without a padding token does the same
     tokenizer = PreTrainedTokenizerFast(
@@ -65,7 +67,7 @@ def tokenizer_of(fields: Fields) -> Any:
     tokenizer.chat_template = fields.get("tokenizer.chat_template")
     wanted, got = len(fields["tokenizer.ggml.tokens"]), len(tokenizer)
     if wanted != got:
-        raise Refused(f"the tokenizer has {got} tokens, the file {wanted}.", "Add the original checkpoint instead.")
+        raise Refused(f"the tokenizer has {got} tokens, the file {wanted}.", _INSTEAD)
     return tokenizer
 
 
@@ -83,10 +85,11 @@ def _byte_level_bpe(fields: Fields) -> Any:
 
     cut = fields.get("tokenizer.ggml.pre", "default")
     if cut != "smollm":
-        raise Refused(f"its text is cut by the rules {cut!r}, which are not known here; 'smollm' is.", "Add the original checkpoint instead.")
+        raise Refused(f"its text is cut by the rules {cut!r}, which are not known here; 'smollm' is.", _INSTEAD)
     merges = [tuple(merge.split(" ")) for merge in fields["tokenizer.ggml.merges"]]
     fast = Tokenizer(models.BPE(vocab=_vocabulary(fields), merges=merges))
-    fast.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    digits, byte_level = pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)
+    fast.pre_tokenizer = pre_tokenizers.Sequence([digits, byte_level])
     fast.decoder = decoders.ByteLevel()
     return fast
 
@@ -96,7 +99,7 @@ def _sentencepiece_bpe(fields: Fields) -> Any:
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
     if fields.get("tokenizer.ggml.add_space_prefix", True):
-        raise Refused("its tokenizer puts a space before the text, which is not known here.", "Add the original checkpoint instead.")
+        raise Refused("its tokenizer puts a space before the text, which is not known here.", _INSTEAD)
     vocabulary, scores, types = _vocabulary(fields), fields["tokenizer.ggml.scores"], fields["tokenizer.ggml.token_type"]
     ranked = []
     for piece, i in vocabulary.items():
@@ -165,7 +168,7 @@ def _check_bos(tokenizer: Any, fields: Fields) -> None:
     wanted = fields.get("tokenizer.ggml.bos_token_id") if fields.get("tokenizer.ggml.add_bos_token") else None
     first = tokenizer("Hello")["input_ids"][0]
     if wanted is not None and first != wanted:
-        raise Refused(f"the file asks for the token {wanted} before each text, the tokenizer puts {first}.", "Add the original checkpoint instead.")
+        raise Refused(f"the file asks for the token {wanted} before each text, the tokenizer puts {first}.", _INSTEAD)
 
 
 def main() -> int:

@@ -21,14 +21,18 @@ MOST_BITS_PER_BYTE = 1.5
 
 #: Ours, written for this purpose. Do not change it: the bits per byte of stored checkpoints are those of this text.
 PARAGRAPH = (
-    "The old library stood at the end of a quiet street, between a bakery and a small garden where children played after school. "
-    "Every morning at nine o'clock the librarian opened the heavy wooden doors, turned on the lamps, and put the newspapers on the "
-    "long table near the window. In winter people came in to keep warm; in summer they came because it was cool. Some of them read "
-    "for hours, others only looked at the pictures. In 1987 there were about 12,000 books on its shelves, and most of them had been "
-    "given by families who lived in the town. Nobody could remember a time when the library had not been there."
+    "The old library stood at the end of a quiet street, between a bakery and a small garden where children played after "
+    "school. Every morning at nine o'clock the librarian opened the heavy wooden doors, turned on the lamps, and put the "
+    "newspapers on the long table near the window. In winter people came in to keep warm; in summer they came because it was "
+    "cool. Some of them read for hours, others only looked at the pictures. In 1987 there were about 12,000 books on its "
+    "shelves, and most of them had been given by families who lived in the town. Nobody could remember a time when the "
+    "library had not been there."
 )
 
-_SPECIMENS = (PARAGRAPH, "def add(a, b):\n    return a + b  # 12345\n", "Größe, naïve, Привет, 你好 🎉\t end", "  two  spaces\n\n\nthree lines")
+_SPECIMENS = (PARAGRAPH, "def add(a, b):\n    return a + b  # 12345\n", "Größe, naïve, Привет, 你好 🎉\t end",
+              "  two  spaces\n\n\nthree lines")
+
+_RESAVE = "Save it with a present version of transformers."
 
 
 class Refused(Exception):
@@ -65,8 +69,8 @@ def probe(folder: Path, *, ids: Sequence[Sequence[int]] | None = None) -> Loaded
                       "Report it with the versions of transformers and tokenizers: such a checkpoint would read every prompt wrongly.")
     bits = _bits_of_folder(folder, tokenizer) if kind == "generate" else None
     capabilities = (kind, "instruct") if kind == "generate" and tokenizer.chat_template else (kind,)
-    return Loaded(architecture=_architecture(config), model_type=config.model_type, context=_context(config, tokenizer), vocab=len(tokenizer),
-                  capabilities=capabilities, bits_per_byte=bits)
+    return Loaded(architecture=_architecture(config), model_type=config.model_type, context=_context(config, tokenizer),
+                  vocab=len(tokenizer), capabilities=capabilities, bits_per_byte=bits)
 
 
 def specimen_ids(tokenizer: Any) -> list[list[int]]:
@@ -104,13 +108,14 @@ def _config(folder: Path) -> Any:
         return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (ValueError, KeyError, OSError) as error:
         if "auto_map" in raw:
-            raise Refused(f"its config.json asks for code of its own (auto_map), and transformers has no model type {raw.get('model_type')!r}.",
+            kind = raw.get("model_type")
+            raise Refused(f"its config.json asks for code of its own (auto_map), and transformers has no model type {kind!r}.",
                           "Remote code is never run. Look for a form of it that transformers loads natively.") from None
-        raise Refused(f"transformers cannot read its config.json: {_first_line(error)}", "Save it with a present version of transformers.") from None
+        raise Refused(f"transformers cannot read its config.json: {_first_line(error)}", _RESAVE) from None
 
 
 def _architecture(config: Any) -> str:
-    return (config.architectures or [""])[0]
+    return str((config.architectures or [""])[0])
 
 
 def _kind(config: Any) -> str:
@@ -154,9 +159,10 @@ def _bits_of_folder(folder: Path, tokenizer: Any) -> float | None:
     if size > 0.6 * _memory_available():
         return None
     try:
-        model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, trust_remote_code=False, use_safetensors=True, dtype="auto")
+        model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, trust_remote_code=False, use_safetensors=True,
+                                                     dtype="auto")
     except Exception as error:
-        raise Refused(f"transformers cannot load it: {_first_line(error)}", "Save it with a present version of transformers.") from None
+        raise Refused(f"transformers cannot load it: {_first_line(error)}", _RESAVE) from None
     return require_plain_english(bits_per_byte(model.eval(), tokenizer))
 
 

@@ -22,6 +22,11 @@ from symposia_worker.models.store import ModelStore, Progress, silent
 _MARK = ".complete"
 
 
+def cache_folder(stack: Path) -> Path:
+    """The cache of the stack in the folder ``stack``; SYMPOSIA_CACHE names another, which several stacks may share."""
+    return Path(os.environ.get("SYMPOSIA_CACHE") or stack / "cache").expanduser().absolute()
+
+
 @dataclass(frozen=True, slots=True)
 class Cached:
     """One checkpoint in the cache."""
@@ -42,28 +47,27 @@ class ModelCache:
     Without ``budget_bytes`` the disk is the limit.
     """
 
-    def __init__(self, folder: Path, models: ModelStore, *, budget_bytes: int | None = None) -> None:
+    def __init__(self, folder: Path, *, budget_bytes: int | None = None) -> None:
         self.folder = folder
-        self.models = models
         self.budget_bytes = budget_bytes
         self._in_use: dict[Path, int] = {}
         self._mutex = threading.Lock()
 
-    def fetch(self, model: str, *, progress: Progress = silent) -> Path:
-        """The folder of ``model``, complete and verified; downloaded where it is not here yet.
+    def fetch(self, models: ModelStore, model: str, *, progress: Progress = silent) -> Path:
+        """The folder of ``model``, complete and verified; downloaded from ``models`` where it is not here yet.
 
         A folder that is here is taken as it is while its files look as they did when they were verified; else they are
         read and compared again. Raises UnknownModel, Damaged, StoreUnavailable, or Unavailable where the disk or the budget
         has no room: then nothing is left half-written.
         """
-        manifest = self.models.require(model)
+        manifest = models.require(model)
         folder = within(self.folder, f"{manifest.id}/{manifest.revision}")
         try:
             with locked(self._lock(folder, "lock")):
                 if not self._is_whole(folder, manifest):
                     shutil.rmtree(folder, ignore_errors=True)
                     self._make_room(manifest)
-                    self._download(manifest, folder, progress=progress)
+                    self._download(models, manifest, folder, progress=progress)
                 with suppress(OSError):
                     os.utime(folder / _MARK)
                 self._use(folder)
@@ -90,9 +94,9 @@ class ModelCache:
                 found.append(Cached(id=noted["id"], revision=noted["revision"], folder=mark.parent, size=size, used_at=used_at))
         return sorted(found, key=lambda c: c.used_at)
 
-    def verify(self, model: str) -> Path:
+    def verify(self, models: ModelStore, model: str) -> Path:
         """The folder of ``model`` after reading every byte of it again. Raises Damaged naming the first file that differs."""
-        manifest = self.models.require(model)
+        manifest = models.require(model)
         folder = within(self.folder, f"{manifest.id}/{manifest.revision}")
         for file in manifest.files:
             path = within(folder, file.path)
@@ -121,7 +125,7 @@ class ModelCache:
 
     # -- fetching
 
-    def _download(self, manifest: Manifest, folder: Path, *, progress: Progress) -> None:
+    def _download(self, models: ModelStore, manifest: Manifest, folder: Path, *, progress: Progress) -> None:
         """Download to a folder beside, make sure it is on the disk, and give it its name: so a folder of that name is whole."""
         partial = self.folder / ".partial" / self._name(folder)
         shutil.rmtree(partial, ignore_errors=True)
@@ -135,7 +139,7 @@ class ModelCache:
                 def received(so_far: int, before: int = done, path: str = file.path) -> None:
                     progress(f"fetching {path}", before + so_far, manifest.size)
 
-                download(self.models.store, manifest.key(file), file, to=target, received=received)
+                download(models.store, manifest.key(file), file, to=target, received=received)
                 done += file.size
             _note(partial, manifest)
             _sync_folders(partial)

@@ -93,7 +93,8 @@ def draw(folder: Folder, plan: Plan) -> Blueprint:
 
     Raises BadInput and StackUnavailable for settings, ports and credentials that cannot be used.
     """
-    configured.load(folder.path)  # for its errors: each names the variable or the file, and the remedy
+    kept.read(folder)
+    configured.load(folder.path)  # for its errors: each names the variable and the remedy
     given = Settings(dir=folder.path)
     needed = [] if kept.external_store(given) else [*numbers.PAIRED]
     needed += ["broker"] * (not given.external) + ["flower"] * plan.flower

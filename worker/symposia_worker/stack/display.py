@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group
@@ -40,10 +41,15 @@ class Display:
 
     def say(self, line: str) -> None:
         """One line, with the time."""
-        self.console.print(f"{time.strftime('%H:%M:%S')} {escape(line)}")
+        with suppress(OSError):  # a full disk or a closed terminal behind it is no reason to end a stack
+            self.console.print(f"{time.strftime('%H:%M:%S')} {escape(line)}")
 
     def show(self, stack: StackState) -> None:
         """The table anew; outside a terminal, a line where the phase has changed."""
+        with suppress(OSError):
+            self._show(stack)
+
+    def _show(self, stack: StackState) -> None:
         if self._live:
             self._live.update(table(stack, self.folder), refresh=True)
         if stack.state == self._phase:

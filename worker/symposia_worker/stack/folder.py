@@ -9,7 +9,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from symposia_shared.settings import CREDENTIALS
 
 #: seconds a start waits for a reader (``symposia info``) that holds the lock for an instant
 READERS_S = 1.0
+PROBE_BYTES = 256 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,11 @@ class Folder:
     """The layout. Everything in it is for its owner alone (mode 700)."""
 
     path: Path
+
+    @staticmethod
+    def of(dir: Path | None) -> Folder:
+        """The folder of ``--dir``, of SYMPOSIA_DIR, or the default. No other setting is read: one that is wrong does not hide it."""
+        return Folder(Path(dir or os.environ.get("SYMPOSIA_DIR") or Path.home() / ".symposia").expanduser().absolute())
 
     @property
     def lock(self) -> Path:
@@ -63,14 +69,17 @@ class Folder:
 
     def prepare(self) -> None:
         """Make the folder and its parts. Raises StackUnavailable where that is not possible."""
+        probe = self.path / f".probe-{os.getpid()}"
         try:
             for part in (self.path, self.logs, self.broker, self.store, self.store / "data", self.path / "flower"):
                 part.mkdir(mode=0o700, parents=True, exist_ok=True)
-            probe = self.path / f".probe-{os.getpid()}"
-            probe.write_text("")
-            probe.unlink()
+            # enough for the files of a start: a full disk is better told now than by each part in its own way
+            probe.write_bytes(bytes(PROBE_BYTES))
         except OSError as error:
             raise self.unwritable(error) from None
+        finally:
+            with suppress(OSError):
+                probe.unlink()
 
     def unwritable(self, error: OSError) -> StackUnavailable:
         """``error``, met in this folder, with its remedy."""
@@ -102,7 +111,7 @@ class Folder:
         """Whether a supervisor runs here, by its lock: a pid file may be stale, a lock cannot."""
         try:
             fd = os.open(self.lock, os.O_RDONLY)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return False
         try:
             fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)

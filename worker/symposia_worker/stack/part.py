@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,8 @@ from symposia_worker.stack.state import Condition, Process, Role
 
 #: a log larger than this at a start is put aside as ``NAME.log.1``
 LOG_BYTES = 8 * 1024 * 1024
+#: bytes of free disk under which a silent death is laid to it
+LEAST_DISK = 1024 * 1024
 #: seconds to wait before the n-th start in a row of a part that keeps dying; the last holds for all further ones
 BACK_OFF_S = (0.0, 0.5, 1.0, 2.0, 4.0, 5.0)
 #: seconds a process must live for its death to count as a first one again
@@ -89,7 +92,9 @@ class Child:
             return None
         self.deaths = 1 if now - self._started_at > STEADY_S else self.deaths + 1
         self.start_at = now + BACK_OFF_S[min(self.deaths, len(BACK_OFF_S)) - 1]
-        self.reason = f"{_ended(status)}: {last_words(self.part.log, self._log_from)}".rstrip(": ")
+        # what was killed from outside did not know, and has not said why
+        words = "" if -status in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT) else self.words() or _disk(self.part.log)
+        self.reason = f"{_ended(status)}: {words}" if words else _ended(status)
         self._process, self._began, self.condition = None, None, "waiting"
         return status
 
@@ -151,6 +156,11 @@ def last_words(log: Path, start: int = 0, *, most: int = 400, lines: int = 3) ->
         return ""
     words = written[-1:] if any(line.startswith("Traceback ") for line in written[-60:]) else written[-lines:]
     return " | ".join(words)[-most:]
+
+
+def _disk(log: Path) -> str:
+    """A full disk takes the last words, too."""
+    return f"the disk under {log.parent} is full" if shutil.disk_usage(log.parent).free < LEAST_DISK else ""
 
 
 def _ended(status: int) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 import psutil
 
@@ -16,8 +16,8 @@ from symposia_worker.stack.part import Child, began
 
 #: who ends before whom: no worker loses its ledger, and the store is there for the last commit
 ORDER: tuple[tuple[state.Role, ...], ...] = (("coordinator", "pool", "engine"), ("flower",), ("store",), ("broker",))
-#: seconds a left-over process is given to end
-LEFTOVER_GRACE_S = 20.0
+#: seconds a left-over process is given to end; a worker's broker got its SIGTERM at the same moment, so that there is little to wait for
+LEFTOVER_GRACE_S: dict[state.Role, float] = {"coordinator": 4.0, "pool": 4.0, "engine": 4.0, "flower": 4.0, "store": 20.0, "broker": 20.0}
 #: seconds `down` waits for a supervisor: its parts' graces, one after the other, and some
 DOWN_S = 60.0
 POLL_S = 0.05
@@ -53,17 +53,17 @@ def ours(process: state.Process) -> bool:
     return begun is not None and abs(begun - process.began) < 0.05 and not _zombie(process.pid)
 
 
-def end_leftovers(processes: Iterable[state.Process], grace_s: float = LEFTOVER_GRACE_S) -> int:
+def end_leftovers(processes: Iterable[state.Process], grace_s: Mapping[state.Role, float] = LEFTOVER_GRACE_S) -> int:
     """End what still runs of ``processes``, in order, waiting until all are gone. How many there were."""
+    processes = list(processes)
     ended = 0
     for roles in ORDER:
         left = [p for p in processes if p.role in roles and ours(p)]
         ended += len(left)
         _signal(left, signal.SIGTERM)
-        deadline = time.monotonic() + grace_s
+        begun = time.monotonic()
         while left := [p for p in left if ours(p)]:
-            if time.monotonic() > deadline:
-                _signal(left, signal.SIGKILL)
+            _signal([p for p in left if time.monotonic() - begun > grace_s.get(p.role, 0.0)], signal.SIGKILL)
             time.sleep(POLL_S)
     return ended
 

@@ -53,6 +53,7 @@ class Supervisor:
         self._heartbeats: Heartbeats | None = None
         self._disk: DiskSync | None = None
         self._started_at = time.time()
+        self._written = True
         self._shown: state.StackState | None = None
 
     def run(self) -> None:
@@ -65,17 +66,21 @@ class Supervisor:
         with self.folder.hold():
             before = {number: signal.signal(number, self._asked) for number in (signal.SIGINT, signal.SIGTERM)}
             try:
-                self._end_leftovers()
-                self._start(draw(self.folder, self.plan))
-                self._watch()
-            except Stopped:
-                pass
-            except OSError as error:
-                raise self.folder.unwritable(error) from error
+                self._run()
             finally:
                 self._stop()
                 for number, handler in before.items():
                     signal.signal(number, handler)
+
+    def _run(self) -> None:
+        try:
+            self._end_leftovers()
+            self._start(draw(self.folder, self.plan))
+            self._watch()
+        except Stopped:
+            pass
+        except OSError as error:
+            raise self.folder.unwritable(error) from error
 
     def _asked(self, _number: int, _frame: FrameType | None) -> None:
         self._stops += 1
@@ -163,14 +168,18 @@ class Supervisor:
                                    processes=self._processes(), **self.addresses)
         if current == self._shown:
             return
+        self._shown = current
+        self.listener.show(current)
         try:
             state.write(self.folder, current)
         except OSError as error:
             if self.phase == "starting":
                 raise
-            self.listener.say(f"{self.folder.state} cannot be written ({error.strerror}): `symposia info` is out of date until it can")
-        self._shown = current
-        self.listener.show(current)
+            if self._written:
+                self.listener.say(f"{self.folder.state} cannot be written ({error.strerror}): `symposia info` is out of date until it can")
+            self._written, self._shown = False, None
+        else:
+            self._written = True
 
     def _processes(self) -> tuple[state.Process, ...]:
         rows = []
@@ -187,9 +196,10 @@ class Supervisor:
         self.phase = "stopping"
         engines = [row for row in self._processes() if row.role == "engine"]
         asked = max(self._stops, 1)
-        self._show()
+        if self.children:
+            self._show()
         stop_children(self.children, hurried=lambda: self._stops > asked, turned=self._show)
-        end_leftovers(engines, grace_s=0.0)
+        end_leftovers(engines, grace_s={})
         if self._heartbeats:
             self._heartbeats.stop()
         if self._disk:

@@ -9,14 +9,15 @@ from pathlib import Path
 from symposia.cli.doctor import machine, services
 from symposia.cli.doctor.check import Check
 from symposia.cli.info import stack_folder
+from symposia.cli.options import AsJson, Folder
 from symposia_shared.errors import SymposiaError, Unavailable
 from symposia_shared.settings import Settings, load
 
 
-def doctor(dir: Path | None = None, json_: bool = False) -> int:
-    """Print every check. The exit code: 0, or 3 where one failed."""
+def doctor(dir: Folder = None, as_json: AsJson = False) -> int:
+    """Check Python, packages, broker, store, ports, devices and disk, and say what to do; exit 3 where a check fails."""
     found = list(checks(stack_folder(dir)))
-    if json_:
+    if as_json:
         print(json.dumps({"ok": all(c.status != "fail" for c in found), "checks": [c.model_dump() for c in found]}))
     else:
         _show(found)

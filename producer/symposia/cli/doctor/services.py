@@ -105,8 +105,8 @@ def store_checks(settings: Settings) -> Iterator[Check]:
     store = Store(settings.s3)
     where = settings.s3.endpoint_url or f"AWS S3 ({settings.s3.region})"
     key = f"doctor/{uuid.uuid4().hex}"
+    store.put(key, b"first", "text/plain")
     try:
-        store.put(key, b"first", "text/plain")
         if store.get(key) != b"first":
             raise StoreUnavailable(f"S3 at {where} does not return what was written to {store.uri(key)}. See its log.")
         if key not in store.keys("doctor/"):

@@ -1,13 +1,13 @@
 -- Leases turns to a pool: first the one a doorbell names (ARGV[5], or ''), then the oldest of the queues ARGV[6..], up to ARGV[3] in all,
 -- and no more of a queue than its share among ARGV[4] pools. Only what is queued can be claimed: the sweeper alone declares a lease lost.
--- Answers {what became of the named turn, turns left ready, then per turn: job, round, turn, fence, attempt, kind, spec, payload, queue}.
+-- Answers {what became of the named turn, turns left ready, then per turn: job, round, turn, fence, attempt, engine deaths, kind, spec, payload, queue}.
 local nonce, lease, most, pools, named = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
 local out = {'none', 0}
 local taken = 0
 
 local function take(job, r, i, limit_lost)
   local j, at = J(job), r .. ':' .. i
-  local v = redis.call('HMGET', j, 't:' .. at, 'c:' .. r, 'qn:' .. at, 'k', 'sp', 'p:' .. at)
+  local v = redis.call('HMGET', j, 't:' .. at, 'c:' .. r, 'qn:' .. at, 'k', 'sp', 'p:' .. at, 'e:' .. at)
   if not v[1] then return 'gone' end
   if v[2] then return 'closed' end
   if string.sub(v[1], 1, 1) == 'd' then return 'recorded' end
@@ -19,7 +19,7 @@ local function take(job, r, i, limit_lost)
   redis.call('ZADD', P .. 'leases', now + lease, M(job, r, i))
   count('calls_started')
   if attempt > 1 then count('calls_repeated') end
-  for _, x in ipairs({job, r, i, fence, attempt, v[4], v[5], v[6] or '', v[3]}) do out[#out + 1] = x end
+  for _, x in ipairs({job, r, i, fence, attempt, v[7] or 0, v[4], v[5], v[6] or '', v[3]}) do out[#out + 1] = x end
   taken = taken + 1
   return 'ok'
 end

@@ -9,7 +9,9 @@ for k = 2, #ARGV, 4 do
     redis.call('ZREM', P .. 'leases', M(job, r, i))
     enqueue(job, r, i, v[3], 'q:' .. fence)
     given = given + 1
-    if ARGV[1] == 'killed' then count('in_flight_at_kills')
+    if ARGV[1] == 'killed' then
+      redis.call('HINCRBY', J(job), 'e:' .. at, 1)
+      count('in_flight_at_kills')
     else
       redis.call('HINCRBY', J(job), 'a:' .. at, -1)
       count('calls_started', -1)

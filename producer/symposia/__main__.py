@@ -1,0 +1,5 @@
+"""``python -m symposia``."""
+
+from symposia.cli import main
+
+main()

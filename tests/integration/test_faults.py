@@ -1,0 +1,173 @@
+"""Real processes, killed at bad moments: nothing is lost, no recorded call runs again."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from stack import Stack, running_stack, wait_for
+
+from symposia import BrokerUnavailable, Ensemble, Inference, Member, Result, StoreUnavailable
+
+
+def slow_ensemble(ms: int = 2500) -> Ensemble:
+    return Ensemble(prompt="?", answer_kind="text", early_stop=False, members=[Member(model=f"test/slow:{ms}")] * 3)
+
+
+def running(stack: Stack, job: Ensemble | Inference) -> object:
+    handle = stack.client.submit(job)
+    wait_for(lambda: handle.status().state == "running")
+    return handle
+
+
+def whole(stack: Stack, found: Result) -> None:
+    """The job ended once, with one result that stands."""
+    assert found.state == "done"
+    stored = stack.client.archive.store.get(f"jobs/{found.job_id}/result.json")
+    assert stored is not None
+    assert json.loads(stored)["job_id"] == found.job_id
+    stats = stack.settled_stats()
+    assert stats["jobs_done"] + stats["jobs_failed"] + stats["jobs_cancelled"] == stats["jobs_submitted"]
+    assert stats["calls_repeated"] <= stats["in_flight_at_kills"]
+    assert stats["commit_conflicts"] == 0
+
+
+def test_a_killed_pool_loses_nothing_and_repeats_only_what_was_in_flight(own_stack: Stack) -> None:
+    done = own_stack.client.submit(Inference(model="test/echo", prompt="before")).result(30)
+    handle = own_stack.client.submit(slow_ensemble())
+    wait_for(lambda: handle.status().state == "running")
+    old = own_stack.kill("pool")
+    found = handle.wait(60)
+    whole(own_stack, found)
+    stats = own_stack.stats()
+    assert stats["in_flight_at_kills"] == 3
+    assert stats["calls_repeated"] == 3
+    assert stats["calls_recorded"] == 4
+    assert own_stack.pid("pool") != old
+    assert own_stack.client.handle(done.job_id).result(5).answer == "before"
+
+
+def test_a_killed_engine_process_is_replaced_and_its_turns_run_again(own_stack: Stack) -> None:
+    handle = own_stack.client.submit(slow_ensemble())
+    wait_for(lambda: handle.status().state == "running")
+    pool, engine = own_stack.pid("pool"), own_stack.kill("engine")
+    found = handle.wait(60)
+    whole(own_stack, found)
+    assert own_stack.pid("pool") == pool
+    assert wait_for(lambda: own_stack.pid("engine") != engine)
+    assert own_stack.stats()["calls_repeated"] == 3
+
+
+def test_a_turn_that_always_kills_its_engine_is_given_up(own_stack: Stack) -> None:
+    found = own_stack.client.submit(Ensemble(prompt="?", answer_kind="text", members=[Member(model="test/failing:crash"), *[Member(model="test/say:alive")] * 2])).wait(120)
+    assert found.answer == "alive"
+    last = own_stack.client.submit(Inference(model="test/echo", prompt="after")).result(60)
+    assert last.answer == "after"
+
+
+def test_a_killed_coordinator_is_caught_up_with(own_stack: Stack) -> None:
+    handle = own_stack.client.submit(slow_ensemble(1500))
+    wait_for(lambda: handle.status().state == "running")
+    own_stack.kill("coordinator")
+    late = own_stack.client.submit(slow_ensemble(100))
+    whole(own_stack, handle.wait(60))
+    whole(own_stack, late.wait(60))
+    assert own_stack.stats()["calls_repeated"] == 0
+
+
+@pytest.mark.parametrize("sig", [signal.SIGKILL, signal.SIGTERM])
+def test_a_restarted_broker_loses_nothing_and_no_worker_exits(own_stack: Stack, sig: signal.Signals) -> None:
+    pids = [own_stack.pid(role) for role in ("pool", "coordinator", "engine")]
+    handles = [own_stack.client.submit(slow_ensemble()) for _ in range(3)]
+    wait_for(lambda: all(h.status().state == "running" for h in handles))
+    own_stack.kill("broker", sig)
+    for handle in handles:
+        whole(own_stack, handle.wait(60))
+    assert own_stack.stats()["calls_repeated"] == 0
+    assert [own_stack.pid(role) for role in ("pool", "coordinator", "engine")] == pids
+    assert own_stack.client.ask("still there?", model="test/echo", timeout=30) == "still there?"
+
+
+def test_while_s3_is_down_replies_wait_and_nothing_is_computed_twice(own_stack: Stack) -> None:
+    handles = [own_stack.client.submit(Inference(model="test/slow:1500", prompt="?")), own_stack.client.submit(slow_ensemble(1500))]
+    wait_for(lambda: all(h.status().state == "running" for h in handles))
+    store = own_stack.pid("store")
+    os.kill(store, signal.SIGSTOP)  # hangs; a kill would be restarted at once
+    time.sleep(4)
+    os.kill(store, signal.SIGCONT)
+    own_stack.kill("store")
+    for handle in handles:
+        whole(own_stack, handle.wait(90))
+    assert own_stack.stats()["calls_repeated"] == 0
+
+
+def test_a_broker_that_is_away_is_told_in_one_sentence(own_stack: Stack) -> None:
+    supervisor = own_stack.pid("broker")
+    os.kill(supervisor, signal.SIGSTOP)
+    try:
+        os.environ["SYMPOSIA_BROKER_URL"] = "redis://127.0.0.1:1/0"
+        from symposia import Client
+
+        with pytest.raises(BrokerUnavailable, match="symposia up"):
+            Client(own_stack.folder).ask("x", model="test/echo")
+    finally:
+        os.environ.pop("SYMPOSIA_BROKER_URL")
+        os.kill(supervisor, signal.SIGCONT)
+
+
+def test_an_s3_that_is_away_refuses_a_long_prompt_and_records_nothing(own_stack: Stack) -> None:
+    before = own_stack.stats()["jobs_submitted"]
+    settings = own_stack.client.settings.model_copy(update={"s3": own_stack.client.settings.s3.model_copy(update={"endpoint_url": "http://127.0.0.1:1"})})
+    from symposia import Client
+
+    with Client(settings=settings) as client, pytest.raises(StoreUnavailable, match="S3 at"):
+        client.ask("x" * 5000, model="test/echo")
+    assert own_stack.stats()["jobs_submitted"] == before
+
+
+def test_after_a_second_up_the_old_jobs_are_found(tmp_path: Path) -> None:
+    with running_stack(tmp_path, "--test-models", "--no-flower") as first:
+        done = first.client.submit(Inference(model="test/echo", prompt="kept")).result(30)
+        waiting = first.client.submit(Inference(model="test/slow:8000", prompt="?"))
+        wait_for(lambda: waiting.status().state == "running")
+    with running_stack(tmp_path, "--test-models", "--no-flower") as second:
+        assert second.client.handle(done.job_id).result(10).answer == "kept"
+        whole(second, second.client.handle(waiting.job_id).wait(60))
+
+
+def test_with_the_sweeper_paused_chords_finish_healthy_rounds(tmp_path: Path) -> None:
+    with running_stack(tmp_path, "--test-models", "--no-flower", SYMPOSIA_WATCH="off") as stack:
+        found = [stack.client.submit(slow_ensemble(200)).result(30) for _ in range(3)]
+        assert [f.rounds[0].closed_by for f in found] == ["all"] * 3
+
+
+def test_with_the_chords_keys_deleted_the_ledger_finishes_them(own_stack: Stack) -> None:
+    handle = own_stack.client.submit(slow_ensemble(2500))
+    wait_for(lambda: handle.status().state == "running")
+    redis = own_stack.client.ledger.redis
+    deleted = sum(redis.delete(key) for key in redis.scan_iter(own_stack.client.ledger.key("celery-task-meta-*")))
+    deleted += sum(redis.delete(key) for key in redis.scan_iter(own_stack.client.ledger.key("chord-*")))
+    deleted += sum(redis.delete(key) for key in redis.scan_iter(own_stack.client.ledger.key("unacked*")))
+    assert deleted > 0
+    whole(own_stack, handle.wait(60))
+    assert own_stack.stats()["calls_repeated"] == 0
+
+
+def test_a_doorbell_that_is_lost_doubled_or_garbage_does_no_harm(own_stack: Stack) -> None:
+    redis, key = own_stack.client.ledger.redis, own_stack.client.ledger.key
+    pool = own_stack.pid("pool")
+    for garbage in ("not json", "[1, 2]", '{"a": 1}', '{"body": "e30=", "headers": {}, "properties": {"delivery_info": {}, "delivery_tag": "x"}}', ""):
+        redis.lpush(key("turns.test"), garbage)
+        redis.lpush(key("coordinator"), garbage)
+    handle = own_stack.client.submit(Inference(model="test/slow:500", prompt="?"))
+    assert handle.result(60).answer == "slow 500"
+    for _ in range(5):
+        own_stack.client.bell.turn(__import__("symposia_shared.ledger", fromlist=["Seat"]).Seat(handle.job_id, 0, 0), "turns.test", kind="inference")
+        own_stack.client.bell.advance(handle.job_id, kind="inference")
+    assert own_stack.client.ask("still there?", model="test/echo", timeout=60) == "still there?"
+    assert own_stack.pid("pool") == pool
+    assert own_stack.settled_stats()["calls_started"] == 2

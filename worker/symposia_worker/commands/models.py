@@ -1,0 +1,182 @@
+"""``symposia models``: put checkpoints into the model store, look at them, verify and remove them."""
+
+from __future__ import annotations
+
+import json as jsons
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from symposia_worker.models.manifest import Manifest
+    from symposia_worker.models.store import ModelStore, Progress
+
+command = typer.Typer(no_args_is_help=True, help="The model store: checkpoints in S3, each verified byte for byte.")
+
+Folder = Annotated[Path | None, typer.Option("--dir", help="The stack's folder; default: SYMPOSIA_DIR or ~/.symposia.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print facts as JSON, and nothing else, on standard output.")]
+Accept = Annotated[bool, typer.Option("--accept-licence", help="You have read the checkpoint's licence and accept it.")]
+Model = Annotated[str, typer.Argument(metavar="ID", help="NAME or OWNER/NAME.")]
+
+#: seconds between two plain lines of one transfer, where there is no terminal
+_LINE_EVERY_S = 5.0
+
+
+@command.command()
+def pull(model: Model, accept_licence: Accept = False, json: AsJson = False, dir: Folder = None) -> None:
+    """Fetch a checkpoint of the catalogue, or of the Hugging Face hub (OWNER/NAME), into the model store."""
+    from symposia_worker.models import ingest
+    from symposia_worker.models.cache import cache_folder
+
+    folder, models = _opened(dir)
+    with _shown() as progress:
+        stored = ingest.pull(models, model, cache=cache_folder(folder), accept_licence=accept_licence, progress=progress)
+    _tell(stored, json)
+
+
+@command.command()
+def push(
+    folder: Annotated[Path, typer.Argument(help="Written by save_pretrained: safetensors, config.json, tokenizer.")],
+    name: Annotated[str, typer.Option("--name", metavar="ID", help="What it is called here.")],
+    json: AsJson = False, dir: Folder = None,
+) -> None:
+    """Store the checkpoint in a folder, after loading it once to see that model and tokenizer are right."""
+    from symposia_worker.models import ingest
+
+    _, models = _opened(dir)
+    with _shown() as progress:
+        stored = ingest.add_folder(models, folder, name, progress=progress)
+    _tell(stored, json)
+
+
+@command.command()
+def add(
+    what: Annotated[str, typer.Argument(metavar="ID|FOLDER", help="A checkpoint's id, or a folder.")],
+    name: Annotated[str, typer.Option("--name", metavar="ID", help="What a folder is called here; default: its own name.")] = "",
+    accept_licence: Accept = False, json: AsJson = False, dir: Folder = None,
+) -> None:
+    """Pull an id, or push a folder."""
+    from symposia_worker.models.ingest import source_named
+
+    source = source_named(what)
+    if isinstance(source, Path):
+        push(source, name or source.resolve().name, json, dir)
+    else:
+        pull(source, accept_licence, json, dir)
+
+
+@command.command("list")
+def list_(json: AsJson = False, dir: Folder = None) -> None:
+    """What is in the model store."""
+    _, models = _opened(dir)
+    stored = models.list()
+    if json:
+        print(jsons.dumps([_facts(m) for m in stored]))
+        return
+    if not stored:
+        print("The model store is empty. Begin with: symposia models pull smollm2-135m")
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("id", "architecture", "parameters", "context", "can", "bytes", "licence", box=None, pad_edge=False, header_style="bold")
+    for m in stored:
+        f = m.facts
+        table.add_row(m.id, f.architecture, f"{f.parameters:,}", str(f.context), " ".join(f.capabilities), f"{m.size:,}", f.licence)
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
+
+
+@command.command()
+def show(model: Model, json: AsJson = False, dir: Folder = None) -> None:
+    """All that is known of one checkpoint."""
+    _, models = _opened(dir)
+    manifest = models.require(model)
+    if json:
+        print(jsons.dumps({**_facts(manifest), "files": [f.model_dump(mode="json") for f in manifest.files]}))
+        return
+    for name, value in _facts(manifest).items():
+        shown = " ".join(value) if isinstance(value, list) else f"{value:,}" if isinstance(value, int) else value
+        print(f"{name:20} {'-' if shown is None else shown}")
+    for f in manifest.files:
+        print(f"  {f.sha256}  {f.size:>14,}  {f.path}")
+
+
+@command.command()
+def verify(model: Model, json: AsJson = False, dir: Folder = None) -> None:
+    """Read every byte of a checkpoint in the model store and compare; ends with an error naming the damaged file."""
+    _, models = _opened(dir)
+    with _shown() as progress:
+        manifest = models.verify(model, progress=progress)
+    _answer(json, {"id": manifest.id, "revision": manifest.revision, "files": len(manifest.files), "bytes": manifest.size, "intact": True},
+            f"{manifest.id} is intact: {len(manifest.files)} files, {manifest.size:,} bytes.")
+
+
+@command.command()
+def rm(model: Model, json: AsJson = False, dir: Folder = None) -> None:
+    """Remove a checkpoint from the model store. Pools that have it loaded keep it."""
+    _, models = _opened(dir)
+    objects = models.remove(model)
+    _answer(json, {"id": model, "objects_removed": objects}, f"{model} is removed ({objects} objects).")
+
+
+def _opened(dir: Path | None) -> tuple[Path, ModelStore]:
+    """The stack's folder and its model store."""
+    from symposia_shared.errors import StackUnavailable
+    from symposia_shared.settings import CREDENTIALS, load
+    from symposia_shared.store import Store
+    from symposia_worker.models.store import ModelStore
+
+    settings = load(dir)
+    named = settings.s3.endpoint_url or settings.s3.access_key or settings.external
+    if not named and not (settings.dir / CREDENTIALS).exists():
+        raise StackUnavailable(f"No model store is known: no stack has been started in {settings.dir}, and SYMPOSIA_S3__ENDPOINT_URL "
+                               "is not set. Run `symposia up --detach`, or name the folder with --dir or SYMPOSIA_DIR.")
+    return settings.dir, ModelStore(Store(settings.s3))
+
+
+def _facts(manifest: Manifest) -> dict[str, Any]:
+    return {"id": manifest.id, "revision": manifest.revision, "bytes": manifest.size, **manifest.facts.model_dump(mode="json")}
+
+
+def _tell(manifest: Manifest, json: bool) -> None:
+    f = manifest.facts
+    _answer(json, _facts(manifest), f"{manifest.id} is in the model store: {f.architecture}, {f.parameters:,} parameters, "
+            f"{manifest.size:,} bytes, {f.licence}, revision {manifest.revision[:12]}.")
+
+
+def _answer(json: bool, facts: dict[str, Any], sentence: str) -> None:
+    print(jsons.dumps(facts) if json else sentence)
+
+
+@contextmanager
+def _shown() -> Iterator[Progress]:
+    """A progress bar on standard error in a terminal, else a plain line now and then."""
+    if not sys.stderr.isatty():
+        yield _Lines()
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn, TransferSpeedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=30), DownloadColumn(), TransferSpeedColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+        task = bars.add_task("", total=None)
+        yield lambda what, done, total: bars.update(task, description=what, completed=done, total=total or None)
+
+
+class _Lines:
+    """Progress without a terminal: a line for each new thing, and one every few seconds while it lasts."""
+
+    def __init__(self) -> None:
+        self._what, self._told_at = "", 0.0
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        if what == self._what and now - self._told_at < _LINE_EVERY_S:
+            return
+        self._what, self._told_at = what, now
+        print(f"{what} ({done / total:.0%} of {total / 1e6:,.1f} MB)" if total else what, file=sys.stderr, flush=True)

