@@ -49,8 +49,8 @@ class Facts(Value):
     context: int = Field(ge=1)
     #: entries of its tokenizer
     vocab: int = Field(ge=1)
-    #: No token stands for more UTF-8 bytes of text than this, so a text of more than ``context`` times as many cannot fit
-    #: (strip white space from the prompt first: chat templates do). None: no such bound can be proved for its tokenizer.
+    #: No token stands for more UTF-8 bytes of printable text than this: see ``fewest_tokens``.
+    #: None: no such bound can be proved for its tokenizer.
     longest_token_bytes: int | None = Field(None, ge=1)
     capabilities: tuple[Capability, ...]
     licence: str
@@ -73,6 +73,17 @@ class Facts(Value):
 def manifest_key(model: str) -> str:
     """The S3 key of the manifest of ``model``; it is written last, so its being there means that the checkpoint is whole."""
     return f"models/{model}/manifest.json"
+
+
+def fewest_tokens(text: str, longest_token_bytes: int | None) -> int:
+    """Into no fewer tokens than this can ``text`` be cut: what proves, without a tokenizer, that a prompt cannot fit. 0: nothing is proved.
+
+    Only printable characters count: chat templates strip white space, and some tokenizers drop control characters.
+    """
+    if longest_token_bytes is None:
+        return 0
+    printable = "".join(c for c in text.strip() if c.isprintable())
+    return -(-len(printable.encode()) // longest_token_bytes)
 
 
 class Part(Value):

@@ -10,8 +10,9 @@ import hashlib
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 
-from symposia_shared.errors import NoQuorum, PlayDiverged
+from symposia_shared.errors import BadInput, NoQuorum, PlayDiverged
 from symposia_shared.jobs import Collaboration, Inference, Job
+from symposia_shared.prompts import Message
 from symposia_shared.turns import Completion, Reply, Turn
 from symposia_shared.values import canonical_json
 from symposia_shared.verdicts import Verdict
@@ -20,9 +21,17 @@ from symposia_shared.verdicts import Verdict
 Settled = Callable[[Sequence[Reply | None]], bool]
 
 
+#: what the turn at a place is asked, once the turns it follows have ended; None stands for a reply that it does not follow
+Ask = Callable[[int, Sequence[Reply | None]], tuple[Message, ...]]
+
+
 @dataclass(frozen=True, slots=True)
 class Round:
-    """Turns that run together. ``settled`` is asked once ``settled_from`` replies are in, and must be pure."""
+    """Turns that run together, or as a graph: a turn with ``after`` starts as soon as those turns have ended.
+
+    ``settled`` is asked once ``settled_from`` replies are in; it and ``ask`` must be pure. Raises BadInput for a graph that
+    names a turn that is not there, or that has a cycle.
+    """
 
     turns: tuple[Turn, ...]
     settled: Settled | None = None
@@ -31,6 +40,21 @@ class Round:
     quorum: int = 1
     #: how many must have spoken for the round to be closed without waiting for the others; None: wait for all
     close_at: int | None = None
+    #: makes the messages of the turns that have ``after``
+    ask: Ask | None = None
+
+    def __post_init__(self) -> None:
+        check_graph([t.after for t in self.turns])
+        if self.ask is None and any(t.after for t in self.turns):
+            raise BadInput("a turn of this round follows others, but the round has no 'ask'.", field="ask", remedy="Give Round(ask=...).")
+
+    def asked(self, place: int, replies: Sequence[Reply | None]) -> Turn:
+        """The turn as it is asked, given the replies of those it follows."""
+        turn = self.turns[place]
+        if not turn.after or self.ask is None:
+            return turn
+        seen = [r if i in turn.after else None for i, r in enumerate(replies)]
+        return turn.model_copy(update={"messages": self.ask(place, seen)})
 
     @property
     def digest(self) -> str:
@@ -88,6 +112,24 @@ def advance(job: Job, played: Sequence[Played]) -> Round | Verdict:
     finally:
         play.close()
     return current
+
+
+def check_graph(after: Sequence[Sequence[int]]) -> None:
+    """Raise BadInput unless every place named is there and no turn waits for itself, however indirectly (Kahn 1962)."""
+    waits = {place: set(befores) for place, befores in enumerate(after)}
+    for place, befores in waits.items():
+        missing = sorted(b for b in befores if b not in waits)
+        if missing:
+            raise BadInput(f"turn {place} follows turn {missing[0]}, and there are {len(after)} turns.", field="after", value=missing,
+                           remedy="Name places from 0 to one less than the number of turns.")
+    while free := [p for p, befores in waits.items() if not befores]:
+        for place in free:
+            del waits[place]
+        for befores in waits.values():
+            befores.difference_update(free)
+    if waits:
+        raise BadInput(f"the turns {sorted(waits)} wait for one another in a circle.", field="after", value=sorted(waits),
+                       remedy="Let each turn follow earlier ones only.")
 
 
 def _as_round(yielded: Round | Sequence[Turn]) -> Round:

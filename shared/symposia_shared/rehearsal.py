@@ -57,9 +57,11 @@ def rehearse(job: Job, script: Script) -> Rehearsed:
 
 def _run(step: Round, number: int, script: Script) -> RoundRecord:
     replies: list[Reply | None] = [None] * len(step.turns)
+    asked = list(step.turns)
     stopped = False
-    for i, turn in enumerate(step.turns):
-        replies[i] = script(number, i, turn)
+    for i in _in_order(step):
+        asked[i] = step.asked(i, replies)
+        replies[i] = script(number, i, asked[i])
         inn = sum(1 for r in replies if r is not None)
         if step.settled and inn >= step.settled_from and inn < len(replies) and step.settled(replies):
             stopped = True
@@ -67,7 +69,15 @@ def _run(step: Round, number: int, script: Script) -> RoundRecord:
     counted = tuple(i for i, r in enumerate(replies) if r is not None)
     final = [r or Abstention(cause="settled", message="the verdict could no longer change") for r in replies]
     return RoundRecord(round=number, digest=step.digest, closed_by="settled" if stopped else "all", counted=counted,
-                       turns=tuple(TurnRecord(turn=t, reply=r) for t, r in zip(step.turns, final, strict=True)))
+                       turns=tuple(TurnRecord(turn=t, reply=r) for t, r in zip(asked, final, strict=True)))
+
+
+def _in_order(step: Round) -> list[int]:
+    """The places, each after those it follows."""
+    order: list[int] = []
+    while len(order) < len(step.turns):
+        order += [i for i, t in enumerate(step.turns) if i not in order and set(t.after) <= set(order)]
+    return order
 
 
 def from_lines(lines: Sequence[ScriptLine]) -> Script:

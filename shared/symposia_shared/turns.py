@@ -27,6 +27,13 @@ class Turn(Value):
     #: chat messages, oldest first; a base model is given their contents as plain text
     messages: tuple[Message, ...] = Field(min_length=1)
     sampling: Sampling = Sampling()
+    #: places of the turns of its round that must have ended before it is asked; its messages are then ``Round.ask``'s
+    after: tuple[int, ...] = ()
+
+    @property
+    def is_check(self) -> bool:
+        """Whether no model is asked but a check is run (``check/python``): its reply is recorded like any other."""
+        return self.model.startswith("check/")
 
 
 class Usage(Value):

@@ -148,7 +148,8 @@ def test_devices_that_are_none_are_refused(text: str) -> None:
 
 
 def test_a_pool_is_told_its_share_and_its_models() -> None:
-    order = PoolOrder("pool-cpu-0", DeviceShare("cpu:0", threads=2, memory_bytes=7), origin="id", models=("a", "b"), test_models=True, concurrency=9)
+    share = DeviceShare("cpu:0", threads=2, memory_bytes=7)
+    order = PoolOrder("pool-cpu-0", share, origin="id", models=("a", "b"), test_models=True, concurrency=9)
     words = " ".join(SYMPOSIA.pool(order))
     assert "--device cpu:0 --origin id --memory 7 --threads 2 --concurrency 9 --model a --model b --test-models" in words
 
@@ -180,7 +181,8 @@ def test_a_large_log_is_put_aside_and_a_small_one_kept(tmp_path: Path) -> None:
 
 
 def _part(tmp_path: Path, *command: str) -> Part:
-    return Part(role="pool", name="p", command=command, folder=tmp_path, log=tmp_path / "p.log", ready=lambda _: True, environ=dict(os.environ))
+    return Part(role="pool", name="p", command=command, folder=tmp_path, log=tmp_path / "p.log", ready=lambda _: True,
+                environ=dict(os.environ))
 
 
 def _ended(child: Child, now: float) -> int:
@@ -220,7 +222,8 @@ def test_a_data_folder_has_one_server_for_as_long_as_it_runs(tmp_path: Path, mon
     lock = tmp_path / "lock"
     command = [sys.executable, "-I", "-S", tether.__file__, "--parent", str(os.getpid()), "--lock", str(lock), "cat"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as first:
-        assert first.stdin and first.stdout
+        assert first.stdin
+        assert first.stdout
         first.stdin.write(b"it runs\n")
         first.stdin.flush()
         assert first.stdout.readline() == b"it runs\n"
@@ -248,7 +251,8 @@ def test_only_what_is_really_ours_is_ended(tmp_path: Path) -> None:
 def test_a_left_over_that_ignores_sigterm_is_killed() -> None:
     stubborn = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); signal.pause()"
     with subprocess.Popen([sys.executable, "-c", stubborn], stdout=subprocess.PIPE) as process:
-        assert process.stdout and process.stdout.readline() == b"\n"
+        assert process.stdout
+        assert process.stdout.readline() == b"\n"
         row = state.Process(role="engine", name="e", pid=process.pid, began=began(process.pid))
         end_leftovers([row], grace_s={"engine": 0.2})
         assert process.wait() == -signal.SIGKILL
@@ -257,7 +261,8 @@ def test_a_left_over_that_ignores_sigterm_is_killed() -> None:
 
 def test_heartbeats_of_other_machines_and_of_the_dead_are_not_believed() -> None:
     dead = {"pid": 7, "host": "here", "ready_at": 1.0, "beat_at": 1.0}
-    beats = {"dead": dead, "far": {"pid": 8, "host": "there"}, "new": {"pid": 9, "host": "here", "ready_at": 2.0}, "odd": [1], "none": {"pid": "x"}}
+    new = {"pid": 9, "host": "here", "ready_at": 2.0}
+    beats = {"dead": dead, "far": {"pid": 8, "host": "there"}, "new": new, "odd": [1], "none": {"pid": "x"}}
     assert set(by_pid(beats, "here", old={"dead": dead})) == {9}
 
 

@@ -169,14 +169,14 @@ def _shown() -> Iterator[Progress]:
 
 
 class _Lines:
-    """Progress without a terminal: a line for each new thing, and one every few seconds while it lasts."""
+    """Progress without a terminal: a line for each new kind of work, and one every few seconds while it lasts."""
 
     def __init__(self) -> None:
-        self._what, self._told_at = "", 0.0
+        self._verb, self._told_at = "", 0.0
 
     def __call__(self, what: str, done: int, total: int) -> None:
-        now = time.monotonic()
-        if what == self._what and now - self._told_at < _LINE_EVERY_S:
+        now, verb = time.monotonic(), what.partition(" ")[0]
+        if verb == self._verb and now - self._told_at < _LINE_EVERY_S:
             return
-        self._what, self._told_at = what, now
+        self._verb, self._told_at = verb, now
         print(f"{what} ({done / total:.0%} of {total / 1e6:,.1f} MB)" if total else what, file=sys.stderr, flush=True)

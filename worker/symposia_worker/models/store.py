@@ -84,7 +84,7 @@ class ModelStore:
 
                 self.store.put_file(manifest.key(file), within(folder, file.path), metadata={"sha256": file.sha256}, sent=sent)
             done += file.size
-            progress(f"sent {file.path}", done, manifest.size)
+            progress(f"sending {file.path}", done, manifest.size)
 
     def _stored(self, model: str) -> Manifest | None:
         try:
@@ -132,7 +132,6 @@ class ModelStore:
             progress(f"verifying {file.path}", done, manifest.size)
             download(self.store, manifest.key(file), file, to=None)
             done += file.size
-        progress("verified", manifest.size, manifest.size)
         return manifest
 
 

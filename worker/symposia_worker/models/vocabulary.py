@@ -14,8 +14,21 @@ _NFC_SHRINKS = 3
 _CUTTERS = {"ByteLevel", "Digits", "Metaspace", "Punctuation", "UnicodeScripts"}
 
 
+def _byte_characters() -> dict[str, int]:
+    """The character byte-level BPE writes for each byte: itself where it can be seen, else one from U+0100 on (GPT-2's table)."""
+    seen = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    unseen = [byte for byte in range(256) if byte not in seen]
+    return {chr(byte): byte for byte in seen} | {chr(256 + i): byte for i, byte in enumerate(unseen)}
+
+
+_BYTE_OF = _byte_characters()
+
+#: Bytes of printable characters. SmolLM2 has no token for some others (control characters, planes 4 to 11 and 15 on) and drops them.
+_NEEDED_BYTES = {*range(0x20, 0x7F), *range(0x80, 0xC0), *range(0xC2, 0xF1), 0xF3}
+
+
 def longest_token_bytes(folder: Path) -> int | None:
-    """The most UTF-8 bytes of text that one token of ``folder``'s ``tokenizer.json`` can stand for.
+    """The most UTF-8 bytes of printable text that one token of ``folder``'s ``tokenizer.json`` can stand for.
 
     None where no bound can be proved: the tokenizer drops or shortens text, one token may stand for text of any length, or
     there is no such file.
@@ -41,9 +54,9 @@ def _bound(tokenizer: Mapping[str, Any]) -> int | None:
     special = {token["content"] for token in added}
     plain = [token for token in model["vocab"] if token not in special]
     if _byte_level(tokenizer):
-        # each character of such a token is one byte, and all 256 must be there or some text has no token
-        if len({token for token in plain if len(token) == 1}) < 256:
+        if not _NEEDED_BYTES <= {_BYTE_OF[token] for token in plain if len(token) == 1}:
             return None
+        # each character of such a token is one byte
         longest = max(len(token) for token in plain)
     elif model.get("byte_fallback") and all(f"<0x{byte:02X}>" in model["vocab"] for byte in range(256)):
         longest = max(len(token.encode()) for token in plain)
