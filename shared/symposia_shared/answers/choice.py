@@ -55,7 +55,7 @@ def _told(part: str) -> str | None:
 def _named_last(part: str) -> str | None:
     """The one letter that the last sentence names, if it is whole and names no other."""
     end = part.rstrip()
-    if len(end) > 200 and not _ENDS_WHOLE.search(end[-10:]):
+    if len(end) > 60 and not _ENDS_WHOLE.search(end[-10:]):
         return None
     sentence = re.split(r"\n|\.[ ](?=[A-Z(])", end[-600:])[-1]
     letters = {next(g for g in m.groups() if g) for m in _NAMED.finditer(sentence)}

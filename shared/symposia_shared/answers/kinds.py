@@ -59,6 +59,8 @@ def kind_of(texts: Sequence[str], *, question: str | None = None, labels: Sequen
         guesses["latex"] += guesses.pop("number", 0)
     elif guesses["python_literal"] * 4 > guesses["number"]:
         guesses["python_literal"] += guesses.pop("number", 0)
+        if guesses["python_literal"]:
+            guesses["python_literal"] += guesses.pop("json", 0)
     return max(_ORDER, key=lambda kind: (guesses[kind], -_ORDER.index(kind)))
 
 
@@ -74,6 +76,8 @@ def _guess(text: str) -> AnswerKind:
         bare = part.strip()
         if _LETTER.fullmatch(bare):
             return "choice"
+        if bare.startswith("{") and canonical_json_answer(bare):
+            return "json"
         if is_literal(bare):
             return "number" if plain_number(bare) is not None else "python_literal"
         if canonical_json_answer(bare) or ("```json" in part and last_value(part) is not None):

@@ -13,7 +13,7 @@ from symposia_shared.answers.number import canonical_number, numbers_in, plain_n
 from symposia_shared.answers.reading import LONGEST_ANSWER, Stated, declined, parts, said, stated
 
 _DROPPED = re.compile(
-    r"\\(?:left|right|displaystyle|textstyle|limits|[bB]igg?[lr]?|boxed|fbox|quad|qquad|!|,|;|:| |%|\$)(?![a-zA-Z])"
+    r"(?<!\\)\\(?:left|right|displaystyle|textstyle|limits|[bB]igg?[lr]?|boxed|fbox|quad|qquad|!|,|;|:| |%|\$)(?![a-zA-Z])"
     r"|\^(?:\{\\circ\}|\\circ(?![a-zA-Z])|\{\\deg(?:ree)?s?\}|°)|\\circ(?![a-zA-Z])|\\degrees?(?![a-zA-Z])|[°%$~‍]|\\\(|\\\)|\\\[|\\\]"
 )
 _END = r"(?![a-zA-Z])"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import socket
@@ -10,186 +9,16 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
-from dataclasses import dataclass
-from typing import IO
 
-from symposia_shared import errors
 from symposia_shared.errors import BadInput, SymposiaError, Unavailable
-from symposia_shared.turns import Abstention, Completion, Timing, Turn
-from symposia_worker.engines.protocol import (
-    Cancel,
-    Cancelled,
-    Command,
-    Delta,
-    Done,
-    Dtype,
-    Event,
-    Failed,
-    First,
-    Generate,
-    Load,
-    Loaded,
-    Pulse,
-    Ready,
-    RefusedLoad,
-    Stop,
-    Unload,
-    Unloaded,
-    encode,
-    read_event,
-)
+from symposia_shared.turns import Turn
+from symposia_worker.engines.life import Asked, Life, OnDeath, OnDelta, OnDone, OnFirst
+from symposia_worker.engines.protocol import Cancel, Dtype, Generate, Load, Loaded, Pulse, Stop, Unload
 
 log = logging.getLogger("symposia.engine")
-
-OnFirst = Callable[[float], None]
-OnDelta = Callable[[str], None]
-OnDone = Callable[[Completion | Abstention], None]
-OnDeath = Callable[[list[str]], None]
-
-
-@dataclass(slots=True)
-class _Asked:
-    """A request in flight."""
-
-    on_first: OnFirst | None
-    on_delta: OnDelta | None
-    on_done: OnDone
-    first_at: float | None = None
-
-
-class _Life:
-    """One process, from spawn to its last byte. Its reading thread spawns it too: Linux kills a child set to die
-    with its parent when the *thread* that spawned it ends, so that thread must outlive it."""
-
-    def __init__(self, owner: EngineProcess) -> None:
-        self.owner = owner
-        self.ready: Future[int] = Future()
-        self.in_flight: dict[str, _Asked] = {}
-        self.orders: dict[str, Future[Loaded | None]] = {}  # pending loads and unloads by checkpoint
-        self.gone = threading.Event()
-        self.lock = threading.Lock()
-        self.began = self.stopping = False
-        self.pulse: Pulse | None = None
-        self.heard_at = time.monotonic()
-        self.process: subprocess.Popen[bytes] | None = None
-        self.socket, self.far_end = socket.socketpair()
-        threading.Thread(target=self._live, name=f"engine {owner.device}", daemon=True).start()
-        threading.Thread(target=self._watch, name=f"engine watch {owner.device}", daemon=True).start()
-
-    def send(self, command: Command) -> None:
-        """Send a command; of a process that has just died the reading thread tells."""
-        with contextlib.suppress(OSError), self.owner.writing:
-            self.socket.sendall(encode(command))
-
-    def kill(self) -> None:
-        """SIGKILL."""
-        if self.process is not None:
-            self.process.kill()
-
-    def _live(self) -> None:
-        status: object = "never started"
-        try:
-            self.process = self.owner.spawn(self.far_end)
-            self.far_end.close()
-            with self.socket.makefile("rb") as lines:
-                self._read(lines)
-            self.process.kill()  # it has closed its end, or we no longer understand it
-            status = self.process.wait()
-        except Exception as error:  # the pool must hear of it, whatever it was
-            log.exception("the engine process of %s could not be run", self.owner.device)
-            status = error
-            self.kill()
-        finally:
-            self._end(status)
-
-    def _read(self, lines: IO[bytes]) -> None:
-        with contextlib.suppress(OSError):
-            for line in lines:
-                event = read_event(line)
-                self.heard_at = time.monotonic()
-                try:
-                    self._hear(event)
-                except Exception:  # a caller's callback; the other turns go on
-                    log.exception("a callback for %s failed", type(event).__name__)
-
-    def _hear(self, event: Event) -> None:
-        match event:
-            case Pulse():
-                self.pulse = event
-            case Ready():
-                self.began = True
-                self.ready.set_result(event.pid)
-            case Loaded() | RefusedLoad() | Unloaded():
-                self._settle(event)
-            case First():
-                self._first(event)
-            case Delta():
-                asked = self.in_flight.get(event.id)
-                if asked and asked.on_delta:
-                    asked.on_delta(event.text)
-            case Done() | Failed() | Cancelled():
-                self._done(event)
-
-    def _first(self, event: First) -> None:
-        asked = self.in_flight.get(event.id)
-        if asked:
-            asked.first_at = event.at
-            if asked.on_first:
-                asked.on_first(event.at)
-
-    def _done(self, event: Done | Failed | Cancelled) -> None:
-        with self.lock:
-            asked = self.in_flight.pop(event.id, None)
-        if asked is None:
-            return
-        if isinstance(event, Done):
-            asked.on_done(event.completion)
-            return
-        timing = Timing(first_token_at=asked.first_at)
-        if isinstance(event, Failed):
-            asked.on_done(Abstention(cause=event.cause, message=event.message, timing=timing))
-        else:
-            asked.on_done(Abstention(cause="cancelled", message="It was cancelled.", timing=timing))
-
-    def _settle(self, event: Loaded | RefusedLoad | Unloaded) -> None:
-        with self.lock:
-            order = self.orders.pop(event.checkpoint, None)
-        if order is None:
-            return
-        if isinstance(event, RefusedLoad):
-            order.set_exception(_error_named(event.cause, event.message))
-        else:
-            order.set_result(event if isinstance(event, Loaded) else None)
-
-    def _watch(self) -> None:
-        """Kill the process when it has work and says nothing for ``hang_after_s``. A load has a time limit of its own."""
-        limit = self.owner.hang_after_s
-        while not self.gone.wait(min(1.0, limit / 4)):
-            with self.lock:
-                silent = time.monotonic() - self.heard_at
-                hangs = bool(self.in_flight) and not self.orders and silent > limit
-            if hangs:
-                log.error("the engine process %s of %s has said nothing for %.0f s with %d turns in flight: it is killed",
-                          self.process.pid if self.process else "?", self.owner.device, silent, len(self.in_flight))
-                self.kill()
-                return
-
-    def _end(self, status: object) -> None:
-        with self.lock:
-            self.gone.set()
-            ids, self.in_flight = list(self.in_flight), {}
-            orders, self.orders = self.orders, {}
-        self.socket.close()
-        self.far_end.close()
-        why = f"the engine process of {self.owner.device} has ended ({_status(status)})"
-        if not self.ready.done():
-            self.ready.set_exception(Unavailable(f"{why} before it was ready. Its own log says why; `symposia doctor` checks the device."))
-        for checkpoint, order in orders.items():
-            order.set_exception(Unavailable(f"{why} while {checkpoint} was loaded. Give the device more memory, or look into its log."))
-        self.owner.ended(self, ids, why)
 
 
 class EngineProcess:
@@ -206,7 +35,7 @@ class EngineProcess:
         self.device, self.memory_bytes, self.threads = device, memory_bytes, threads
         self.hang_after_s, self.start_within_s, self.python = hang_after_s, start_within_s, python
         self._on_death = on_death
-        self._life: _Life | None = None
+        self._life: Life | None = None
         self._loads: dict[str, Load] = {}
         self.writing = threading.Lock()
         #: processes that died or were killed for hanging, since this object was made
@@ -216,7 +45,7 @@ class EngineProcess:
         """Spawn the process, wait until it is ready, and return its pid. Raises Unavailable."""
         if self.alive:
             raise Unavailable(f"the engine process of {self.device} already runs (pid {self.pid}).")
-        life = self._life = _Life(self)
+        life = self._life = Life(self)
         try:
             return life.ready.result(self.start_within_s)
         except FutureTimeout:
@@ -264,7 +93,7 @@ class EngineProcess:
                 raise BadInput(f"turn {turn_id!r} is in flight already.", field="turn_id", value=turn_id, remedy="Ask each turn once.")
             if not life.in_flight:
                 life.heard_at = time.monotonic()
-            life.in_flight[turn_id] = _Asked(on_first, on_delta, on_done)
+            life.in_flight[turn_id] = Asked(on_first, on_delta, on_done)
         life.send(Generate(id=turn_id, checkpoint=turn.model, messages=turn.messages, sampling=turn.sampling, stream=on_delta is not None))
 
     def cancel(self, turn_id: str) -> None:
@@ -323,7 +152,7 @@ class EngineProcess:
         return subprocess.Popen(command, pass_fds=(far_end.fileno(),), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                                 env=engine_environ(self.threads))
 
-    def ended(self, life: _Life, ids: list[str], why: str) -> None:
+    def ended(self, life: Life, ids: list[str], why: str) -> None:
         """A process has ended: tell the pool, unless it asked for it or ``start`` has told."""
         if life.stopping or not life.began:
             return
@@ -332,7 +161,7 @@ class EngineProcess:
         if self._on_death is not None:
             self._on_death(ids)
 
-    def _living(self) -> _Life:
+    def _living(self) -> Life:
         if self._life is None or self._life.gone.is_set():
             raise self._away()
         return self._life
@@ -372,15 +201,3 @@ def engine_environ(threads: int) -> dict[str, str]:
         "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "PYTHONUNBUFFERED": "1",
     }
-
-
-def _error_named(name: str, message: str) -> SymposiaError:
-    found = getattr(errors, name, None)
-    return found(message) if isinstance(found, type) and issubclass(found, SymposiaError) else Unavailable(message)
-
-
-def _status(status: object) -> str:
-    if isinstance(status, int):
-        return f"killed by signal {-status}" if status < 0 else f"exit {status}"
-    return str(status)
-

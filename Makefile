@@ -1,0 +1,47 @@
+# Two commands for everything: `make demo` and `make test`. Each target installs what it needs into .venv, once.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO_DIR ?= .demo
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help demo test bench gpu lint clean
+help:
+	@echo "make demo    install, start a stack in $(DEMO_DIR), let three members of a real model answer, show the verdict"
+	@echo "make test    install, then run every test"
+	@echo "make bench   install, then measure against a raw Celery task, side by side"
+	@echo "make gpu     the tests and benchmarks that need a CUDA device"
+	@echo "make lint    ruff, mypy --strict and the floors"
+	@echo "make clean   stop the demo's stack and remove what these made"
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed; this is %s. Set PYTHON=/path/to/python3.11." % sys.version.split()[0])'
+	$(PYTHON) -m venv $(VENV)
+
+# torch first and by its exact pin (constraints.txt): a plain `torch` brings several GB of CUDA packages along
+$(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing into $(VENV) (a few minutes the first time)"
+	$(BIN)/pip install -q -c constraints.txt torch
+	$(BIN)/pip install -q -c constraints.txt -e '.[worker,local,monitor,test,dev]'
+	@touch $@
+
+demo: $(VENV)/.installed
+	$(BIN)/symposia demo --dir $(DEMO_DIR)
+
+test: $(VENV)/.installed
+	$(BIN)/python -m pytest
+
+bench: $(VENV)/.installed
+	$(BIN)/python -m benchmarks.queue
+
+gpu: $(VENV)/.installed
+	$(BIN)/python -m pytest -m gpu
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+clean:
+	-$(BIN)/symposia down --dir $(DEMO_DIR)
+	rm -rf $(DEMO_DIR) $(VENV) .cache .mypy_cache .ruff_cache .hypothesis dist
