@@ -84,15 +84,17 @@ def cpu_s(pids: list[int]) -> float:
     return total
 
 
-def bytes_per_job(client: Client, jobs: int = 2_000) -> dict[int, float]:
+def bytes_per_job(client: Client, jobs: int = 1_000) -> dict[int, float]:
     """Redis bytes per queued job, by prompt size; no pool serves the queue meanwhile."""
     found = {}
     redis, ledger = client.ledger.redis, client.ledger
     ledger.place("bench", {"bench": {"queue": "turns.bench"}})
     for size in (40, 400, 4_000, 100_000):
         count = jobs if size < 4_000 else 200
+        redis.delete(ledger.key("turns.bench"))
+        time.sleep(1.0)  # what was unlinked is freed in the background
         before = redis.info("memory")["used_memory"]
-        handles = client.submit_many([Inference(model="bench", prompt="x" * size) for _ in range(count)])
+        handles = [client.submit(Inference(model="bench", prompt="x" * size)) for _ in range(count)]
         found[size] = (redis.info("memory")["used_memory"] - before) / count
         for handle in handles:
             handle.cancel()

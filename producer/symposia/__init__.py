@@ -9,8 +9,19 @@
 from symposia.client import AsyncClient, Client
 from symposia.handle import AsyncHandle, Handle
 from symposia_shared.errors import (
-    BadInput, BrokerUnavailable, JobCancelled, JobFailed, NoQuorum, NotPlaced, NotYet, PromptTooLong, StoreUnavailable, SymposiaError,
-    Unavailable, UnknownJob, UnknownModel,
+    BadInput,
+    BrokerUnavailable,
+    JobCancelled,
+    JobFailed,
+    NoQuorum,
+    NotPlaced,
+    NotYet,
+    PromptTooLong,
+    StoreUnavailable,
+    SymposiaError,
+    Unavailable,
+    UnknownJob,
+    UnknownModel,
 )
 from symposia_shared.jobs import Collaboration, Inference, Job, Member
 from symposia_shared.patterns import parse_job

@@ -9,6 +9,7 @@ import textwrap
 from collections.abc import Sequence
 
 from symposia_shared import sandbox
+from symposia_shared.answers.syntax import parse
 
 
 def code_runs_here() -> bool:
@@ -49,19 +50,13 @@ def _behaviour(program: str, calls: Sequence[str], limits: sandbox.Limits | None
 
 
 def _defines(program: str) -> set[str]:
-    try:
-        tree = ast.parse(program)
-    except (SyntaxError, ValueError, MemoryError, RecursionError):
-        return set()
-    return {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)}
+    tree = parse(program)
+    return {node.name for node in getattr(tree, "body", ()) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)}
 
 
 def _called(calls: Sequence[str]) -> set[str]:
-    found = set()
+    found: set[str] = set()
     for call in calls:
-        try:
-            tree = ast.parse(call, mode="eval")
-        except (SyntaxError, ValueError, MemoryError, RecursionError):
-            continue
-        found |= {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+        tree = parse(call, "eval")
+        found |= {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)} if tree else set()
     return found

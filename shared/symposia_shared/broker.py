@@ -57,7 +57,7 @@ def celery_app(settings: Settings, *, role: Literal["producer", "worker", "monit
         worker_proc_alive_timeout=60, worker_enable_remote_control=True,
     )
     if role == "worker":
-        app.conf.update(broker_transport="symposia_worker.guard:Transport", worker_consumer="symposia_worker.guard:Consumer")
+        app.conf.update(broker_transport="symposia_worker.guard:Transport", worker_consumer="symposia_worker.guard:SafeConsumer")
     return app
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 import tomllib
 from collections.abc import Mapping
 from functools import cache
@@ -13,7 +12,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from symposia_shared.errors import BadInput, Damaged, UnknownModel
+from symposia_shared.errors import BadInput, UnknownModel
 from symposia_shared.jobs import ModelId
 from symposia_shared.values import Kinded, Value
 
@@ -60,19 +59,6 @@ class Facts(Value):
     bits_per_byte: float | None = None
     #: of the stored weights, such as ``float32``
     dtype: str
-
-    @classmethod
-    def of_manifest(cls, body: bytes) -> Self:
-        """The facts in a stored manifest's JSON. Raises Damaged."""
-        try:
-            return cls.parse(json.loads(body)["facts"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise Damaged(f"a manifest in the model store cannot be read: {error}. Push the checkpoint again.") from None
-
-
-def manifest_key(model: str) -> str:
-    """The S3 key of the manifest of ``model``; it is written last, so its being there means that the checkpoint is whole."""
-    return f"models/{model}/manifest.json"
 
 
 def fewest_tokens(text: str, longest_token_bytes: int | None) -> int:

@@ -119,7 +119,8 @@ class Member(Value):
 
 def _members(given: tuple[Member, ...]) -> tuple[Member, ...]:
     """The same members, each with a name of its own."""
-    named, taken = [], {m.name for m in given if m.name}
+    named: list[Member] = []
+    taken = {m.name for m in given if m.name}
     if len(taken) != sum(1 for m in given if m.name):
         raise ValueError("two members have the same name; names are unique within a job.")
     total: dict[str, int] = {}

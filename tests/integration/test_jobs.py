@@ -11,7 +11,20 @@ import pytest
 from stack import Stack, wait_for
 
 from symposia import (
-    AsyncClient, BadInput, Client, Ensemble, Inference, JobCancelled, JobFailed, Member, NoQuorum, NotPlaced, NotYet, Sampling, UnknownJob, UnknownModel,
+    AsyncClient,
+    BadInput,
+    Client,
+    Ensemble,
+    Inference,
+    JobCancelled,
+    JobFailed,
+    Member,
+    NoQuorum,
+    NotPlaced,
+    NotYet,
+    Sampling,
+    UnknownJob,
+    UnknownModel,
 )
 from symposia_shared.settings import load
 

@@ -56,7 +56,7 @@ CHOICES = [
     ("## Answer\nB", "B"),
     ("The answer is (B).\n\nThe answer is (J).\n\nThe answer is (C).\n", "C"),
     (" Limited liability. The answer is (B).\n\nQuestion:\nWhich next?\nAnswer: The answer is (H).", "B"),
-    ("Consider each choice:\n(A) means one thing. (B) means anoth", None),
+    ("Let us now consider each choice in turn:\n(A) means that one thing follows. (B) means that anoth", None),
     ("The answer is a tricky one.", None),
     ("It could be (A) or (B).", None),
     ("A good question. I cannot say.", None),

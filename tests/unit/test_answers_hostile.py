@@ -14,12 +14,16 @@ from symposia_shared.answers.reading import MOST_CHARACTERS, said
 
 KINDS: tuple[AnswerKind, ...] = get_args(AnswerKind)
 UNITS = [
-    "9", "1,111", "1/", "1 ", "1.", "- ", "{", "[", "(", '"', '"answer": "', "\\boxed{", "\\boxed a", "the answer is ", "\nanswer: ", "#### ", "$",
-    "\\(", "**", "```\n", "def f():\n", "if x:\n ", "1+", "\n", "\nquestion:", "<think>", "option A ", "(A)", "\\frac{", "\\sqrt{", "answer word ",
-    '{"a":', "[ANSWER]", "\\", "assert ", "output is `", "correct option ", "<|", "not spam ", "x=", "^{", "\\text{", "\\u0041", "lambda:", "1 2/",
+    "9", "1,111", "1/", "1 ", "1.", "- ", "{", "[", "(", '"', '"answer": "', "\\boxed{", "\\boxed a", "the answer is ", "\nanswer: ",
+    "#### ", "$", "\\(", "**", "```\n", "def f():\n", "if x:\n ", "1+", "\n", "\nquestion:", "<think>", "option A ", "(A)", "\\frac{",
+    "\\sqrt{", "answer word ", '{"a":', "[ANSWER]", "\\", "assert ", "output is `", "correct option ", "<|", "not spam ", "x=", "^{",
+    "\\text{", "\\u0041", "lambda:", "1 2/", "f(", "assert f(",
 ]
 #: what real answers and attacks are made of
-FRAGMENTS = [*UNITS, "answer", " is ", "}", "]", ")", "\\\\", "\\frac12", "\x00", "\ud800", "…", "é", "</think>", "</s>", "_", "B", "yes", "True", "'"]
+FRAGMENTS = [
+    *UNITS, "answer", " is ", "}", "]", ")", "\\\\", "\\frac12", "\x00", "\ud800", "…", "é", "</think>", "</s>", "_", "B", "yes", "True",
+    "'",
+]
 
 
 def seconds(text: str, kind: AnswerKind) -> float:
@@ -71,5 +75,6 @@ def test_a_number_is_read_back_however_it_is_dressed(whole: int, cents: int) -> 
     plain = f"{whole}.{cents:02d}".rstrip("0").rstrip(".") if cents else str(whole)
     dressed = f"{abs(whole):,}" + (f".{cents:02d}" if cents else "")
     sign = "-" if whole < 0 else ""
-    for text in (f"The answer is {sign}${dressed}.", f"#### {sign}{dressed}", f"\\boxed{{{sign}{dressed}}}", f'{{"answer": "{sign}{dressed}"}}'):
+    number = sign + dressed
+    for text in (f"The answer is {sign}${dressed}.", f"#### {number}", f"\\boxed{{{number}}}", f'{{"answer": "{number}"}}'):
         assert extract(text, "number") == plain

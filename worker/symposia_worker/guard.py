@@ -15,11 +15,13 @@ from functools import partial
 from typing import Any
 
 from celery.utils.log import get_logger
-from celery.worker.consumer import Consumer as StockConsumer
-from kombu.transport import redis as stock
-from kombu.transport import virtual
+from celery.worker.consumer import Consumer
+from kombu.transport import redis, virtual
 
 log = get_logger(__name__)
+#: what is overridden here is private to kombu and Celery, and no stub knows it
+stock: Any = redis
+StockConsumer: Any = Consumer
 QUARANTINED = 1_000
 
 
@@ -29,7 +31,7 @@ def _collected(channel: Any) -> bool:
     return connection is None or getattr(connection, "client", None) is None
 
 
-class QoS(stock.QoS):  # type: ignore[misc,unused-ignore]
+class QoS(stock.QoS):
     """Acknowledgements that survive the loss of their channel."""
 
     def restore_unacked_once(self, stderr: Any = None) -> Any:
@@ -57,7 +59,7 @@ class QoS(stock.QoS):  # type: ignore[misc,unused-ignore]
         return act(tag)
 
 
-class Channel(stock.Channel):  # type: ignore[misc,unused-ignore]
+class Channel(stock.Channel):
     """A channel whose reader drops what is not a message."""
 
     QoS = QoS
@@ -70,13 +72,13 @@ class Channel(stock.Channel):  # type: ignore[misc,unused-ignore]
             raise stock.Empty() from None
 
 
-class Transport(stock.Transport):  # type: ignore[misc,unused-ignore]
+class Transport(stock.Transport):
     """Stock Redis transport with our channel."""
 
     Channel = Channel
 
 
-class Consumer(StockConsumer):  # type: ignore[misc,unused-ignore]
+class SafeConsumer(StockConsumer):
     """A consumer that no single message can end."""
 
     def create_task_handler(self, *args: Any, **kwargs: Any) -> Any:

@@ -78,10 +78,11 @@ class Pool:
     """The pool of one device. ``watch`` False leaves leases to expire and lost doorbells unheard: for tests of the chord alone."""
 
     def __init__(self, *, name: str, device: str, slots: int, ledger: Ledger, archive: Archive, course: Course, bell: Doorbell, engine: EngineSeat,
-                 placement: Placement, origin: str = "", watch: bool = True) -> None:
+                 placement: Placement, origin: str = "", watch: bool = True, adopt: Callable[[str], dict[str, object]] | None = None) -> None:
         self.name, self.device, self.ledger, self.archive, self.course, self.bell = name, device, ledger, archive, course, bell
         self.engine, self.placement, self.origin, self.watch = engine, placement, origin, watch
         self.tickets = Tickets(slots)
+        self._adopt, self._adopting = adopt, threading.Lock()
         self._suspects = Suspects()
         self._replies: queue.Queue[tuple[Ticket, Reply, str | None]] = queue.Queue()
         self._papers = ThreadPoolExecutor(8, thread_name_prefix="papers")
@@ -295,6 +296,8 @@ class Pool:
                     self._beat()
                 if beats % 10 == 0:
                     self._count_peers()
+                if beats % 2 == 1 and self._adopt is not None:
+                    self._take_up()
                 if self.watch and not self._stopping.is_set() and self._engine_up.is_set() and self._ready_at is not None:
                     self._feed()
             except Unavailable as error:
@@ -323,6 +326,30 @@ class Pool:
         }
         self.ledger.beat(self.name, facts, {"forward_passes": total - self._passes_told, "loads": self._loads})
         self._passes_told, self._loads = total, 0
+
+    def _take_up(self) -> None:
+        """Load what the pool was asked to serve since it began, beside its work."""
+        new = self.ledger.wanted(self.name) - set(self.placement.models)
+        if new and self._engine_up.is_set() and self._adopting.acquire(blocking=False):
+            threading.Thread(target=self._load_wanted, args=(sorted(new),), name="adopt", daemon=True).start()
+
+    def _load_wanted(self, models: Sequence[str]) -> None:
+        try:
+            for model in models:
+                try:
+                    place = self._adopt(model) if self._adopt else {}
+                except SymposiaError as error:
+                    log.error("%s is not taken up: %s", model, error)
+                    self.ledger.refuse(self.name, model, str(error))
+                    continue
+                self.placement = Placement({**self.placement.models, model: place})
+                self._loads += 1
+                self.ledger.place(self.name, self.placement.models, origin=self.origin)
+                log.info("%s is served from now on", model)
+        except Exception:
+            log.exception("taking up %s", models)
+        finally:
+            self._adopting.release()
 
     def _count_peers(self) -> None:
         now, mine = time.time(), set(self.placement.queues)

@@ -18,7 +18,7 @@ from celery import Celery, bootsteps, signals
 
 from symposia_shared.archive import Archive
 from symposia_shared.broker import COORDINATOR, TEST_QUEUE, Doorbell, celery_app, queue_for
-from symposia_shared.errors import BadInput, UnknownModel
+from symposia_shared.errors import SymposiaError, UnknownModel
 from symposia_shared.ledger import Ledger
 from symposia_shared.settings import Settings
 from symposia_shared.store import Store
@@ -83,13 +83,12 @@ def run_coordinator(settings: Settings, *, name: str) -> int:
 
 def run_pool(settings: Settings, plan: PoolPlan) -> int:
     """Run a pool until it is told to stop. Returns the exit code."""
-    if not plan.models and not plan.test_models:
-        raise BadInput("this pool would serve nothing.", field="model", remedy="Name checkpoints with --model ID, or give --test-models.")
     app = celery_app(settings, role="worker")
     ledger, archive = _seams(settings)
     running = _PoolProgram(app, settings, plan, ledger, archive)
-    return _run(app, running, name=plan.name, queues=[queue_for(m) for m in plan.models] + ([TEST_QUEUE] if plan.test_models else []),
-                concurrency=plan.concurrency)
+    models = dict.fromkeys((*plan.models, *sorted(ledger.wanted(plan.name))))
+    queues = [queue_for(m) for m in models] + ([TEST_QUEUE] if plan.test_models else [])
+    return _run(app, running, name=plan.name, queues=queues or [f"pool.{plan.name}"], concurrency=plan.concurrency)
 
 
 class _PoolProgram:
@@ -106,11 +105,18 @@ class _PoolProgram:
     def start(self) -> None:
         self.engine.start()
         models: dict[str, dict[str, object]] = {model: self._load(model) for model in self.plan.models}
+        for model in sorted(self.ledger.wanted(self.plan.name) - set(models)):
+            try:
+                models[model] = self._load(model)
+            except SymposiaError as error:
+                log.error("%s is not taken up: %s", model, error)
+                self.ledger.refuse(self.plan.name, model, str(error))
         if self.plan.test_models:
             models["test/*"] = {"queue": TEST_QUEUE}
         self.pool = Pool(
             name=self.plan.name, device=self.plan.device, slots=self.plan.concurrency, ledger=self.ledger, archive=self.archive, course=self.course,
             bell=self.bell, engine=self.engine, placement=Placement(models), origin=self.plan.origin, watch=_watching(),
+            adopt=self._take_up,
         )
         pool_tasks(self.app, self.pool)
         self.pool.start()
@@ -140,6 +146,12 @@ class _PoolProgram:
         return {"queue": queue_for(model), "context": loaded.context, "longest_token_bytes": manifest.facts.longest_token_bytes,
                 "instruct": loaded.instruct}
 
+    def _take_up(self, model: str) -> dict[str, object]:
+        """Load a checkpoint at run time and let the worker read its queue, too."""
+        place = self._load(model)
+        self.app.control.add_consumer(str(place["queue"]), destination=[f"{self.plan.name}@{_host()}"])
+        return place
+
     def _died(self, ids: list[str]) -> None:
         if self.pool is not None:
             self.pool.on_engine_death(ids)
@@ -163,8 +175,8 @@ def _watching() -> bool:
 def _run(app: Celery, running: Program, *, name: str, queues: Sequence[str], concurrency: int) -> int:
     failed: list[BaseException] = []
 
-    class Step(bootsteps.StartStopStep):  # type: ignore[misc]
-        requires = {"celery.worker.components:Pool"}  # noqa: RUF012 - celery's own form
+    class Step(bootsteps.StartStopStep):
+        requires = ("celery.worker.components:Pool",)
 
         def start(self, worker: Any) -> None:
             try:

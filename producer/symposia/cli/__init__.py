@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from importlib import metadata
 from importlib.util import find_spec
 
@@ -62,7 +63,7 @@ def _join(app: typer.Typer, point: metadata.EntryPoint) -> None:
         app.command(point.name, rich_help_panel="Stack")(command)
 
 
-def _missing(name: str, extra: str) -> object:
+def _missing(name: str, extra: str) -> Callable[[], None]:
     def command() -> None:
         print(f"`symposia {name}` needs packages that are not installed. Install them: pip install 'symposia[{extra}]'", file=sys.stderr)
         raise typer.Exit(2)

@@ -119,8 +119,8 @@ def list_jobs(
 ) -> None:
     """Jobs in flight, then those that ended last."""
     with Client(dir) as client:
-        open_jobs = [{"job_id": job_id, "state": "in flight", "kind": None, "at": at} for job_id, at in client.ledger.jobs(most)]
-        ended = [{"job_id": job_id, "state": state, "kind": kind, "at": at} for job_id, at, state, kind in client.ledger.ended(most)]
+        open_jobs: list[dict[str, Any]] = [{"job_id": job_id, "state": "in flight", "kind": None, "at": at} for job_id, at in client.ledger.jobs(most)]
+        ended: list[dict[str, Any]] = [{"job_id": job_id, "state": state, "kind": kind, "at": at} for job_id, at, state, kind in client.ledger.ended(most)]
     rows: list[dict[str, Any]] = [*open_jobs, *ended][:most]
     if json:
         show.facts(rows)

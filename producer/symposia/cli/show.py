@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from symposia.handle import Handle
+from symposia_shared.errors import SymposiaError
 from symposia_shared.results import Result, RoundRecord, TurnRecord
 
 out = Console(highlight=False, soft_wrap=False)
@@ -36,7 +37,8 @@ def followed(handle: Handle, timeout: float | None) -> Result:
             while not over.wait(0.5):
                 try:
                     now = handle.status()
-                except Exception:  # the line is a courtesy; the wait itself reports what is wrong
+                except SymposiaError as error:  # the line is a courtesy; the wait itself reports what is wrong
+                    line.update(f"job {handle.job_id}: {error.name}")
                     continue
                 waits = "; ".join(now.waiting_for[:3]) + (" ..." if len(now.waiting_for) > 3 else "")
                 line.update(f"job {handle.job_id}: {now.state}" + (f", round {now.round}" if now.round is not None else "") + f"  [dim]{waits}[/dim]")

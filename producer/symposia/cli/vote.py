@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
@@ -108,10 +109,10 @@ def weights_fit(
     An answer counts as right when its canonical form is that of the gold one; a model's texts without an answer do
     not count, since they do not vote either.
     """
-    marked: list[tuple[str, bool]] = []
+    marked: Counter[tuple[str, bool]] = Counter()
     with _opened(file) as lines:
-        bad = _each_line(lines, lambda row: marked.extend(_marked(row, kind.value)))
-    fitted = fit(marked)
+        bad = _each_line(lines, lambda row: marked.update(_marked(row, kind.value)))
+    fitted = fit(marked.elements())
     out.write_text(fitted.to_json() + "\n", encoding="utf-8")
     for model in fitted.models:
         seen = fitted.models[model]

@@ -7,10 +7,10 @@ import hashlib
 import textwrap
 
 from symposia_shared.answers.reading import said
+from symposia_shared.answers.syntax import parse
 
 #: longer programs are no answer
 LONGEST_PROGRAM = 100_000
-_BROKEN = (SyntaxError, ValueError, MemoryError, RecursionError)
 
 
 def extract_code(text: str) -> str | None:
@@ -50,10 +50,9 @@ def _tree(source: str) -> ast.Module | None:
     if len(source) > LONGEST_PROGRAM or not source.strip():
         return None
     for program in (source, textwrap.dedent(source), "def _():\n" + source, "def _():\n    " + source.lstrip(" ")):
-        try:
-            return ast.parse(program)
-        except _BROKEN:
-            continue
+        tree = parse(program)
+        if isinstance(tree, ast.Module):
+            return tree
     return None
 
 

@@ -7,6 +7,7 @@ import json
 import re
 
 from symposia_shared.answers.reading import LONGEST_ANSWER, Stated, has_field, parts, said, stated
+from symposia_shared.answers.syntax import BROKEN, parse
 
 #: brackets nested deeper, or longer chains of signs, are no literal: the parser would recurse
 DEEPEST = 60
@@ -24,7 +25,8 @@ def extract_literal(text: str) -> str | None:
     """The Python literal a text answers with: ``repr()`` of its value, a string bare."""
     heard = said(text)
     whole = heard.strip()
-    if len(whole) <= LONGEST_ANSWER and ((is_literal(whole) and not whole.startswith("{")) or ("\n" not in whole and not _marked(whole) and not has_field(whole))):
+    unmarked_line = "\n" not in whole and not _marked(whole) and not has_field(whole)
+    if len(whole) <= LONGEST_ANSWER and (unmarked_line or (is_literal(whole) and not whole.startswith("{"))):
         return canonical_literal(whole)
     for part in parts(heard):
         for answer in stated(part, empty_may_be_meant=True):
@@ -81,9 +83,11 @@ def _evaluated(s: str) -> object:
     """The value of a literal, Python's or else JSON's; _NOTHING where it is neither."""
     if _too_deep(s):
         return _NOTHING
+    tree = parse(s.lstrip(" \t"), "eval")
     try:
-        return ast.literal_eval(s)
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        if tree is not None:
+            return ast.literal_eval(tree)
+    except BROKEN:
         pass
     try:
         return json.loads(s) if s[0] in "[{tfn" else _NOTHING

@@ -11,6 +11,7 @@ Keys, each under the deployment's prefix:
     advance      zset  jobs whose next round or result is due, by since when  jobs    zset  jobs in flight, by submission
     ended        zset  the last 10,000 ended jobs       endings hash their states      stats   hash  counters
     placement    hash  pool → what it is meant to serve       placed hash checkpoint → queue, context      workers hash heartbeats
+    wanted:POOL  set   checkpoints to take up at run time     refusals hash why one was not
 
 Every step is one Lua script (``scripts/``), so each is atomic; every script may be repeated without harm.
 """
@@ -236,6 +237,30 @@ class Ledger:
         """Drop the placements of an origin's pools but those to keep."""
         self.run("place", "", "", origin, *keep)
 
+    def want(self, pool: str, model: str, *, wanted: bool = True) -> None:
+        """Ask a pool to take a checkpoint up, now or when it comes back; or no longer to take it up at its start."""
+        with away():
+            (self.redis.sadd if wanted else self.redis.srem)(self.key(f"wanted:{pool}"), model)
+            self.redis.hdel(self.key("refusals"), f"{pool} {model}")
+
+    def wanted(self, pool: str) -> set[str]:
+        """The checkpoints a pool was asked to take up."""
+        with away():
+            return set(self.redis.smembers(self.key(f"wanted:{pool}")))
+
+    def refuse(self, pool: str, model: str, why: str) -> None:
+        """A pool cannot take a checkpoint up: whoever asked may read why, and it is not asked again."""
+        with away(), self.redis.pipeline() as pipe:
+            pipe.srem(self.key(f"wanted:{pool}"), model)
+            pipe.hset(self.key("refusals"), f"{pool} {model}", why)
+            pipe.execute()
+
+    def refusal(self, pool: str, model: str) -> str | None:
+        """Why a pool did not take a checkpoint up, if it said so."""
+        with away():
+            why: str | None = self.redis.hget(self.key("refusals"), f"{pool} {model}")
+            return why
+
     def placed(self) -> dict[str, dict[str, Any]]:
         """Checkpoint → where it is served."""
         with away():
@@ -277,7 +302,7 @@ class Ledger:
         with away():
             stored = self.redis.hgetall(self.key("stats"))
             in_flight = self.redis.zcard(self.key("jobs"))
-        return {**{name: 0 for name in COUNTERS}, **{k: int(v) for k, v in stored.items()}, "jobs_in_flight": int(in_flight)}
+        return {**dict.fromkeys(COUNTERS, 0), **{k: int(v) for k, v in stored.items()}, "jobs_in_flight": int(in_flight)}
 
     def job(self, job_id: str) -> LedgerJob | None:
         """A job in flight, or None where the ledger does not (or no longer) know it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -29,6 +30,11 @@ def _safe_path(path: str) -> str:
 
 #: a file's path within its checkpoint, '/' between its parts
 SafePath = Annotated[str, AfterValidator(_safe_path)]
+
+
+def manifest_key(model: str) -> str:
+    """The S3 key of the manifest of ``model``; it is written last, so its being there means that the checkpoint is whole."""
+    return f"models/{model}/manifest.json"
 
 
 class StoredFile(Value):
@@ -76,15 +82,23 @@ class Manifest(Value):
         rows = sorted(files, key=lambda f: f.path)
         return cls.parse({"id": model, "revision": revision_of(rows), "files": [f.model_dump() for f in rows], "facts": facts.model_dump()})
 
+    def sealed(self) -> bytes:
+        """The JSON it is stored as: its fields, and their sha256 as ``seal``, for a flipped bit may leave it a sound manifest."""
+        return canonical_json({**self.model_dump(mode="json"), "seal": hashlib.sha256(self.canonical()).hexdigest()})
+
     @classmethod
-    def stored(cls, body: bytes, where: str, *, model: str | None = None) -> Self:
-        """The manifest in ``body``, read from ``where``; it must be that of ``model`` if given. Raises Damaged."""
+    def unsealed(cls, body: bytes, where: str, *, model: str) -> Self:
+        """The manifest of ``model`` in ``body``, which was read from ``where``. Raises Damaged."""
         try:
-            found = cls.from_json(body)
-        except BadInput as error:
-            raise Damaged(f"the manifest at {where} is not sound: {error} Remove the checkpoint and push it again.") from None
-        if model is not None and found.id != model:
-            raise Damaged(f"the manifest at {where} is that of {found.id!r}, not of {model!r}. Remove the checkpoint and push it again.")
+            raw = json.loads(body)
+            seal = raw.pop("seal")
+            found = cls.parse(raw)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise Damaged(f"the manifest at {where} is not sound: {error} Remove the checkpoint and add it again.") from None
+        if seal != hashlib.sha256(found.canonical()).hexdigest():
+            raise Damaged(f"the manifest at {where} was changed after it was written. Remove the checkpoint and add it again.")
+        if found.id != model:
+            raise Damaged(f"the manifest at {where} is that of {found.id!r}, not of {model!r}. Remove the checkpoint and add it again.")
         return found
 
     @property

@@ -10,11 +10,11 @@ from typing import Protocol
 
 from pydantic import TypeAdapter, ValidationError
 
-from symposia_shared.catalogue import CheckpointId, Facts, manifest_key
+from symposia_shared.catalogue import CheckpointId, Facts
 from symposia_shared.errors import BadInput, Damaged, UnknownModel
 from symposia_shared.store import Head, Store
 from symposia_worker.models.download import download
-from symposia_worker.models.manifest import Manifest, StoredFile, sha256_of, within
+from symposia_worker.models.manifest import Manifest, StoredFile, manifest_key, sha256_of, within
 from symposia_worker.models.weights import checkpoint_files
 
 _ID: TypeAdapter[str] = TypeAdapter(CheckpointId)
@@ -68,7 +68,7 @@ class ModelStore:
         if changed := [p for p in paths if _stamp(folder / p) != before[p]]:
             raise BadInput(f"{folder / changed[0]} was changed while it was being pushed.", field="folder", value=str(folder),
                            remedy="Push again when nobody writes there.")
-        self.store.put(manifest_key(model), manifest.to_json().encode())
+        self.store.put(manifest_key(model), manifest.sealed())
         return manifest
 
     def _send(self, folder: Path, manifest: Manifest, *, progress: Progress) -> None:
@@ -96,7 +96,7 @@ class ModelStore:
         """The manifest of ``model``, or None where it is not stored. Raises Damaged where it cannot be read."""
         key = manifest_key(checkpoint_id(model))
         body = self.store.get(key)
-        return None if body is None else Manifest.stored(body, self.store.uri(key), model=model)
+        return None if body is None else Manifest.unsealed(body, self.store.uri(key), model=model)
 
     def require(self, model: str) -> Manifest:
         """The manifest of ``model``. Raises UnknownModel where it is not stored."""

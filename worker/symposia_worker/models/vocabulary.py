@@ -54,7 +54,7 @@ def _bound(tokenizer: Mapping[str, Any]) -> int | None:
     special = {token["content"] for token in added}
     plain = [token for token in model["vocab"] if token not in special]
     if _byte_level(tokenizer):
-        if not _NEEDED_BYTES <= {_BYTE_OF[token] for token in plain if len(token) == 1}:
+        if _NEEDED_BYTES - {_BYTE_OF[token] for token in plain if len(token) == 1}:
             return None
         # each character of such a token is one byte
         longest = max(len(token) for token in plain)

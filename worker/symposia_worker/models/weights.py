@@ -45,6 +45,9 @@ def checkpoint_files(folder: Path) -> list[str]:
     """
     if not folder.is_dir():
         raise BadInput(f"{folder} is not a folder.", field="folder", value=str(folder), remedy="Name a folder in transformers' form.")
+    if not (folder / "config.json").is_file():
+        raise BadInput(f"{folder} has no config.json.", field="folder", value=str(folder),
+                       remedy="Name a folder written by model.save_pretrained and tokenizer.save_pretrained.")
     seen = [p.relative_to(folder).as_posix() for p in _plain_files(folder)]
     kept = sorted(p for p in seen if _is_kept(p))
     if not any(p.endswith(".safetensors") for p in kept):
@@ -53,9 +56,6 @@ def checkpoint_files(folder: Path) -> list[str]:
             raise BadInput(f"{folder} has its weights as a pickle ({pickles[0]}), which can run code when it is read.", field="folder",
                            value=str(folder), remedy="Where you trust it, write safetensors from it with model.save_pretrained(FOLDER).")
         raise BadInput(f"{folder} holds no .safetensors file.", field="folder", value=str(folder),
-                       remedy="Name a folder written by model.save_pretrained and tokenizer.save_pretrained.")
-    if "config.json" not in kept:
-        raise BadInput(f"{folder} has no config.json.", field="folder", value=str(folder),
                        remedy="Name a folder written by model.save_pretrained and tokenizer.save_pretrained.")
     for path in kept:
         within(folder, path)

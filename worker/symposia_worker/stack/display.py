@@ -27,7 +27,7 @@ class Display:
     def __init__(self, folder: Folder, *, as_json: bool = False) -> None:
         self.folder, self.as_json = folder, as_json
         self.console = Console(stderr=as_json, soft_wrap=True, highlight=False)
-        self._live = Live(console=self.console, auto_refresh=False, transient=False) if self.console.is_terminal else None
+        self._live = Live(console=self.console, auto_refresh=False, transient=True) if self.console.is_terminal else None
         self._phase = ""
 
     def __enter__(self) -> Display:
@@ -72,7 +72,8 @@ def table(stack: StackState, folder: Folder) -> Group:
     for process in stack.processes:
         state = Text(process.state, style=COLOURS[process.state])
         rows.add_row(process.role, process.device or "", str(process.pid or ""), state, str(process.restarts or ""))
-    return Group(rows, addresses(stack.facts(folder)), Text("Ctrl-C stops it.", style="dim"))
+    hint = "Ctrl-C again hurries." if stack.state == "stopping" else "Ctrl-C stops it."
+    return Group(rows, addresses(stack.facts(folder)), Text(hint, style="dim"))
 
 
 def addresses(facts: Mapping[str, Any]) -> Text:

