@@ -26,16 +26,16 @@ def running_s3(folder: Path, *, start_timeout_s: float = 60.0) -> Iterator[S3Set
     """An empty bucket on a server that ends with the block. Raises RuntimeError with its log where it does not start."""
     folder.mkdir(parents=True, exist_ok=True)
     ports = _free_ports(2 * len(_SERVERS))
-    settings = S3Settings(endpoint_url=f"http://127.0.0.1:{ports[0]}", access_key="test", secret_key=SecretStr(secrets.token_hex(8)), bucket="tests")
+    secret = secrets.token_hex(8)
+    settings = S3Settings(endpoint_url=f"http://127.0.0.1:{ports[0]}", access_key="test", secret_key=SecretStr(secret), bucket="tests")
     (folder / "data").mkdir()
-    keys = [{"accessKey": settings.access_key, "secretKey": settings.secret_key.get_secret_value()}] if settings.secret_key else []
-    identity = {"name": "test", "credentials": keys, "actions": ["Admin", "Read", "Write", "List", "Tagging"]}
+    identity = {"name": "test", "credentials": [{"accessKey": "test", "secretKey": secret}], "actions": ["Admin", "Read", "Write", "List", "Tagging"]}
     (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
     flags = [f"-{name}.port={ports[2 * i]}" for i, name in enumerate(_SERVERS)]
     flags += [f"-{name}.port.grpc={ports[2 * i + 1]}" for i, name in enumerate(_SERVERS)]
     command = [
-        str(_weed()), "-logtostderr=true", "mini", "-dir=.", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-master.telemetry=false", "-webdav=false",
-        "-admin.ui=false", "-s3.config=../s3.json", "-s3.port.iceberg=0", "-s3.port.lance=0", f"-bucket={settings.bucket}", *flags,
+        str(_weed()), "-logtostderr=true", "mini", "-dir=.", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-master.telemetry=false",
+        "-webdav=false", "-admin.ui=false", "-s3.config=../s3.json", "-s3.port.iceberg=0", "-s3.port.lance=0", f"-bucket={settings.bucket}", *flags,
         "-s3.localSocket=s3.sock", "-filer.localSocket=filer.sock",
     ]
     with (folder / "weed.log").open("wb") as log:

@@ -1,7 +1,7 @@
 """Where a job's papers lie in S3.
 
     jobs/ID/job.json            the job, where it is too long for the ledger
-    jobs/ID/turns/R.json        the turns of round R, where one is too long
+    jobs/ID/turns/R.json        the turns of round R, where one is too long; R-I.json: a turn that followed others
     jobs/ID/replies/R-I-F.json  a long reply; F is the fence under which it was made, so that no late writer can replace it
     jobs/ID/rounds/R.json       a closed round, written once, before the next one starts
     jobs/ID/result.json         the result, written once
@@ -14,7 +14,7 @@ import re
 from dataclasses import dataclass
 
 from symposia_shared.errors import BadInput, StoreUnavailable
-from symposia_shared.ledger import INLINE_BYTES, Claim
+from symposia_shared.ledger import INLINE_BYTES, Claim, Seat
 from symposia_shared.results import Result, RoundRecord
 from symposia_shared.store import Store
 from symposia_shared.turns import Turn
@@ -66,6 +66,10 @@ class Archive:
         key = f"jobs/{job_id}/turns/{number}.json"
         self.store.put(key, canonical_json([json.loads(t) for t in texts]))
         return [f"@{key}#{i}" for i in range(len(texts))]
+
+    def payload(self, seat: Seat, turn: Turn) -> str:
+        """The form one turn has in the ledger."""
+        return self._short(turn.to_json(), f"jobs/{seat.job_id}/turns/{seat.round}-{seat.turn}.json")
 
     def reply(self, claim: Claim, text: str) -> str:
         """The form a reply has in the ledger."""

@@ -19,12 +19,21 @@ if TYPE_CHECKING:
 COORDINATOR = "coordinator"
 #: the queue of all scripted ``test/*`` checkpoints
 TEST_QUEUE = "turns.test"
+#: checks that need no model, such as a sandboxed test run: every pool serves them
+CHECKS, CHECK_QUEUE = "check/*", "turns.check"
 
 TURN, ADVANCE, SETTLE, CLOSED = "symposia.turn", "symposia.advance", "symposia.settle", "symposia.closed"
 
 
+def placed_as(model: str) -> str:
+    """The name under which a checkpoint is placed: all scripted ones, and all checks, are placed as one."""
+    return "test/*" if model.startswith("test/") else CHECKS if model.startswith("check/") else model
+
+
 def queue_for(model: str) -> str:
     """The queue a checkpoint's turns wait in, unless its placement says otherwise."""
+    if model.startswith("check/"):
+        return CHECK_QUEUE
     return TEST_QUEUE if model.startswith("test/") else "turns." + re.sub(r"[^a-z0-9._-]+", "-", model.lower())
 
 

@@ -108,8 +108,12 @@ def test_free_text_is_gathered_into_clusters_and_answered_with_a_whole_text() ->
     assert verdict.answer in texts[:2]
     assert verdict.spoken_by in ("a", "b")
     assert verdict.n == 3
-    assert verdict.rule == "majority_vote (text by token Jaccard >= 0.5)"
+    assert verdict.rule == "majority_vote (text by token Jaccard >= 0.6)"
     assert len({v.extracted for v in verdict.votes}) == 2
+
+
+def test_texts_that_differ_in_the_word_that_matters_are_not_alike() -> None:
+    assert decide("all_agree", ballots("The capital is Paris.", "The capital is Lyon."), kind="text").answer is None
 
 
 def test_the_likeness_of_texts_can_be_passed_in() -> None:

@@ -7,7 +7,7 @@ its body asks the ledger, which is the truth, and everything still ends without 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from celery import Celery, chain, chord
@@ -25,9 +25,9 @@ class CeleryCanvas:
     def __init__(self, app: Celery) -> None:
         self.app = app
 
-    def round(self, job_id: str, kind: str, number: int, queues: Sequence[str]) -> None:
-        """Ring for every turn of a round; the body advances the job. A round that cannot be sent waits in the ledger."""
-        turns = [self._turn(job_id, kind, number, place, queue) for place, queue in enumerate(queues)]
+    def round(self, job_id: str, kind: str, number: int, queues: Mapping[int, str]) -> None:
+        """Ring for the turns of a round that need not wait for others (place → queue); the body advances the job. A round that cannot be sent waits in the ledger."""
+        turns = [self._turn(job_id, kind, number, place, queue) for place, queue in queues.items()]
         body = self._signature(CLOSED, (job_id, number), COORDINATOR, job_id, shadow=f"{kind}.round", shown=f"{job_id} r{number}")
         try:
             if len(turns) == 1:

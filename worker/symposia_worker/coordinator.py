@@ -66,7 +66,7 @@ class Coordinator:
             return "failed; tried again by the sweeper"
 
     def settle(self, job_id: str, number: int) -> str:
-        """Close a round that is settled. Never raises."""
+        """Release the turns of a round whose predecessors have ended, and close it if it is settled. Never raises."""
         try:
             return self.course.settle(job_id, number)
         except Unavailable as error:
@@ -108,19 +108,20 @@ class Coordinator:
             if self._run_id or uptime < LEASE_MS / 1000:
                 self._wait_a_lease()
             self._run_id = run_id
-        for job_id in self.ledger.sweep(expire=time.monotonic() > self._blind_until):
+        for found in self.ledger.sweep(expire=time.monotonic() > self._blind_until):
             with self._mutex:
-                if job_id in self._busy:
+                if found in self._busy:
                     continue
-                self._busy.add(job_id)
-            self._courses.submit(self._advance_swept, job_id)
+                self._busy.add(found)
+            self._courses.submit(self._take_swept, found)
 
-    def _advance_swept(self, job_id: str) -> None:
+    def _take_swept(self, found: str) -> None:
         try:
-            log.info("sweep → %s: %s", job_id, self.advance(job_id))
+            job_id, _, number = found.partition("|")
+            log.info("sweep → %s: %s", job_id, self.settle(job_id, int(number)) if number else self.advance(job_id))
         finally:
             with self._mutex:
-                self._busy.discard(job_id)
+                self._busy.discard(found)
 
     def _wait_a_lease(self) -> None:
         self._blind_until = time.monotonic() + LEASE_MS / 1000 + 1.0

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from symposia_shared.archive import Archive
-from symposia_shared.broker import queue_for
+from symposia_shared.broker import Doorbell, placed_as, queue_for
 from symposia_shared.errors import NoQuorum, PlayDiverged
 from symposia_shared.jobs import Job
-from symposia_shared.ledger import Ledger, LedgerJob, LedgerRound, LedgerTurn
+from symposia_shared.ledger import Ledger, LedgerJob, LedgerRound, LedgerTurn, Seat
 from symposia_shared.patterns import parse_job
 from symposia_shared.play import Played, Round, advance
 from symposia_shared.results import ClosedBy, Fault, Result, RoundRecord, State, TurnRecord, bill_of
-from symposia_shared.turns import Abstention, Cause, Completion, Reply, Timing, Turn
+from symposia_shared.turns import Abstention, Cause, Completion, Reply, Timing
 from symposia_shared.values import Value
 from symposia_shared.verdicts import Verdict
 
@@ -33,7 +33,7 @@ _UNCOUNTED: dict[ClosedBy, tuple[Cause, str]] = {
 class Canvas(Protocol):
     """What sends a round's turns to the pools."""
 
-    def round(self, job_id: str, kind: str, number: int, queues: Sequence[str]) -> None: ...
+    def round(self, job_id: str, kind: str, number: int, queues: Mapping[int, str]) -> None: ...
 
 
 class _AReply(Value):
@@ -48,8 +48,8 @@ def parse_reply(text: str) -> Reply:
 class Course:
     """Advances jobs. Every method may be called again, by anyone, at any time: the ledger and S3 decide once."""
 
-    def __init__(self, ledger: Ledger, archive: Archive, canvas: Canvas) -> None:
-        self.ledger, self.archive, self.canvas = ledger, archive, canvas
+    def __init__(self, ledger: Ledger, archive: Archive, canvas: Canvas, bell: Doorbell) -> None:
+        self.ledger, self.archive, self.canvas, self.bell = ledger, archive, canvas, bell
 
     def advance(self, job_id: str) -> str:
         """Open the next round of a job whose round is closed, or commit its result. Returns what was done, in a word or two.
@@ -83,22 +83,35 @@ class Course:
         return self._commit(entry, job, rounds, step, None, "done")
 
     def settle(self, job_id: str, number: int) -> str:
-        """Close a round whose missing replies can no longer change anything."""
+        """Queue the turns whose predecessors have ended; close the round if its missing replies can no longer change anything."""
         entry = self.ledger.job(job_id)
         if entry is None or entry.round is None or entry.round.number != number or entry.round.closed is not None:
             return "round closed before"
         job = self._job(entry)
         earlier = [r for r in (self.archive.round(job_id, n) for n in range(number)) if r is not None]
         step = self._step(job, earlier)
-        if not isinstance(step, Round) or step.settled is None:
+        if not isinstance(step, Round):
             return "nothing to settle"
         replies = [self._reply(t) for t in entry.round.turns]
+        released = self._release(entry, entry.round, step, replies)
+        if step.settled is None:
+            return f"released {released}"
         inn = sum(1 for r in replies if r is not None)
         if inn < step.settled_from or not step.settled(replies):
             return "not settled"
         if self.ledger.close(job_id, number, "settled") != "won":
             return "round closed before"
         return self.advance(job_id)
+
+    def _release(self, entry: LedgerJob, current: LedgerRound, step: Round, replies: Sequence[Reply | None]) -> list[int]:
+        due = [i for i, seat in enumerate(current.turns) if seat.state == "w" and all(replies[b] is not None for b in step.turns[i].after)]
+        payloads = {i: self.archive.payload(Seat(entry.job_id, current.number, i), step.asked(i, replies)) for i in due}
+        if not any(seat.state == "w" for seat in current.turns):
+            return []
+        released = self.ledger.release(entry.job_id, current.number, payloads)
+        for i in released:
+            self.bell.turn(Seat(entry.job_id, current.number, i), current.turns[i].queue, kind=entry.kind)
+        return released
 
     def _job(self, entry: LedgerJob) -> Job:
         return parse_job(json.loads(self.archive.read(entry.spec)))
@@ -127,15 +140,12 @@ class Course:
 
     def _record(self, entry: LedgerJob, current: LedgerRound) -> RoundRecord:
         closed: ClosedBy = current.closed or "all"
-        turns = self._turns(entry, current)
-        records = []
-        for i, (turn, seat) in enumerate(zip(turns, current.turns, strict=True)):
-            reply = self._reply(seat) if i in current.counted else None
-            records.append(TurnRecord(turn=turn, reply=reply or _uncounted(closed, seat)))
-        digest = current.digest or Round(turns=turns).digest
-        return RoundRecord(round=current.number, digest=digest, closed_by=closed, counted=current.counted, turns=tuple(records))
+        step = self._replayed(entry, current)
+        replies = [self._reply(seat) if i in current.counted else None for i, seat in enumerate(current.turns)]
+        records = [TurnRecord(turn=step.asked(i, replies), reply=replies[i] or _uncounted(closed, seat)) for i, seat in enumerate(current.turns)]
+        return RoundRecord(round=current.number, digest=step.digest, closed_by=closed, counted=current.counted, turns=tuple(records))
 
-    def _turns(self, entry: LedgerJob, current: LedgerRound) -> tuple[Turn, ...]:
+    def _replayed(self, entry: LedgerJob, current: LedgerRound) -> Round:
         """What was asked: the play yields it again, which also proves that the code still agrees."""
         job = self._job(entry)
         earlier = [r for r in (self.archive.round(entry.job_id, n) for n in range(current.number)) if r is not None]
@@ -143,7 +153,7 @@ class Course:
         if not isinstance(step, Round) or (current.digest and step.digest != current.digest):
             raise PlayDiverged(f"round {current.number} of job {entry.job_id} no longer replays as it was opened; the pattern's code has changed "
                                "since. Run the version that began the job, or submit it again.")
-        return step.turns
+        return step
 
     def _reply(self, seat: LedgerTurn) -> Reply | None:
         return parse_reply(self.archive.read(seat.reply)) if seat.reply else None
@@ -152,16 +162,17 @@ class Course:
         places = self.ledger.placed()
         queues = []
         for turn in step.turns:
-            place = places.get("test/*" if turn.model.startswith("test/") else turn.model)
+            place = places.get(placed_as(turn.model))
             queues.append(str(place["queue"]) if place else queue_for(turn.model))
         payloads = self.archive.payloads(entry.job_id, number, step.turns)
+        follows = [bool(t.after) for t in step.turns]
         won = self.ledger.open(
             entry.job_id, number, deadline_ms=entry.deadline_ms, quorum=step.close_at or 0, settle_from=step.settled_from if step.settled else 0,
-            chord=True, digest=step.digest, turns=list(zip(queues, payloads, strict=True)),
+            chord=True, digest=step.digest, turns=list(zip(queues, payloads, follows, strict=True)),
         )
         if won != "won":
             return f"round {number}: {won}"
-        self.canvas.round(entry.job_id, entry.kind, number, queues)
+        self.canvas.round(entry.job_id, entry.kind, number, {i: q for i, q in enumerate(queues) if not follows[i]})
         return f"opened round {number} of {len(step.turns)}"
 
     def _commit(self, entry: LedgerJob, job: Job, rounds: Sequence[RoundRecord], verdict: Verdict | None, fault: Fault | None, state: State) -> str:

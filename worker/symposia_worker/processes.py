@@ -65,7 +65,7 @@ def run_coordinator(settings: Settings, *, name: str) -> int:
     """Run a coordinator until it is told to stop. Returns the exit code."""
     app = celery_app(settings, role="worker")
     ledger, archive = _seams(settings)
-    coordinator = Coordinator(name=name, ledger=ledger, course=Course(ledger, archive, CeleryCanvas(app)), watch=_watching())
+    coordinator = Coordinator(name=name, ledger=ledger, course=Course(ledger, archive, CeleryCanvas(app), Doorbell(app)), watch=_watching())
     coordinator_tasks(app, coordinator)
 
     class Running:
@@ -98,7 +98,7 @@ class _PoolProgram:
         self.plan, self.ledger = plan, ledger
         self.folder = settings.dir / "cache" / "models"
         self.engine = EngineProcess(plan.device, _memory(plan), threads=plan.threads, on_death=self._died)
-        self.course = Course(ledger, archive, CeleryCanvas(app))
+        self.course = Course(ledger, archive, CeleryCanvas(app), Doorbell(app))
         self.archive, self.bell, self.app = archive, Doorbell(app), app
         self.pool: Pool | None = None
 

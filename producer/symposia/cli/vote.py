@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, cast
 
@@ -16,7 +17,7 @@ from pydantic import Field, ValidationError
 
 from symposia_shared.answers import AnswerKind, canonical, extract, kind_of
 from symposia_shared.behaviour import behaviours, code_runs_here
-from symposia_shared.consensus import ConsensusName, Weights, decide, fit
+from symposia_shared.consensus import ConsensusName, Likeness, Weights, decide, fit
 from symposia_shared.errors import BadInput
 from symposia_shared.values import Value, bad_input
 from symposia_shared.verdicts import Ballot
@@ -129,7 +130,8 @@ def decided(row: AnswerSet, name: ConsensusName, *, kind: str = "auto", weights:
     if chosen == "code" and row.probe_calls and code_runs_here():
         programs = [None if b.text is None else extract(b.text, "code") for b in ballots]
         ran = behaviours(programs, row.probe_calls, prompt=row.question or "")
-    verdict = decide(name, ballots, kind=chosen, weights=weights, labels=row.labels, behaviours=ran)
+    likeness = likeness_of([b.text for b in ballots if b.text]) if chosen == "text" else None
+    verdict = decide(name, ballots, kind=chosen, weights=weights, labels=row.labels, behaviours=ran, likeness=likeness)
     votes = [{"model": v.model, "extracted": v.extracted} for v in verdict.votes]
     return {"id": row.id, "answer": verdict.answer, "agreement": verdict.agreement, "n": verdict.n, "votes": votes}
 
@@ -142,6 +144,15 @@ def kind_in_force(row: AnswerSet, asked: str = "auto") -> AnswerKind:
     if kind != "auto":
         return cast(AnswerKind, kind)
     return kind_of([a.text for a in row.answers if a.text], question=row.question, labels=row.labels)
+
+
+def likeness_of(texts: Sequence[str]) -> Likeness | None:
+    """How alike ``texts`` are by the model that an installed package offers as a ``symposia.likeness``; None where none does."""
+    for offered in entry_points(group="symposia.likeness"):
+        found: Likeness | None = offered.load()(texts)
+        if found is not None:
+            return found
+    return None
 
 
 def read_weights(path: Path) -> Weights:

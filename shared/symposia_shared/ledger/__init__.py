@@ -8,6 +8,7 @@ Keys, each under the deployment's prefix:
                        per turn r:i   t state, qn queue, p payload, v reply, a attempts, e engine deaths, cl claimed at
     ready:QUEUE  zset  turns to be claimed, by the time they were queued      queues  set   the queues that have any
     leases       zset  turns held by a pool, by when the lease ends           deadlines zset open rounds, by their deadline
+    follow       zset  rounds whose waiting turns are to be looked at
     advance      zset  jobs whose next round or result is due, by since when  jobs    zset  jobs in flight, by submission
     ended        zset  the last 10,000 ended jobs       endings hash their states      stats   hash  counters
     placement    hash  pool → what it is meant to serve       placed hash checkpoint → queue, context      workers hash heartbeats
@@ -38,7 +39,7 @@ OVERDUE_MS = 2_000
 #: bytes up to which a job, payload or reply stands in Redis itself; longer ones lie in S3
 INLINE_BYTES = 512
 
-SCRIPTS = ("submit", "open", "claim", "renew", "record", "close", "hand_back", "sweep", "cancel", "forget", "place")
+SCRIPTS = ("submit", "open", "claim", "renew", "record", "close", "hand_back", "sweep", "cancel", "forget", "place", "release")
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +110,7 @@ class Recorded:
 
 @dataclass(frozen=True, slots=True)
 class LedgerTurn:
-    """A turn as the ledger has it. ``state`` begins with q (queued), l (leased), d (recorded) or x (never will be)."""
+    """A turn as the ledger has it. ``state`` begins with w (follows others), q (queued), l (leased), d (recorded) or x (never will be)."""
 
     state: str
     queue: str
@@ -177,9 +178,9 @@ class Ledger:
         return answers
 
     def open(self, job_id: str, number: int, *, deadline_ms: int, quorum: int, settle_from: int, chord: bool, digest: str,
-             turns: Sequence[tuple[str, str]]) -> str:
-        """Open round ``number`` over (queue, payload) pairs. ``won`` once; else ``was``, ``cancelled`` or ``gone``."""
-        flat = [x for pair in turns for x in pair]
+             turns: Sequence[tuple[str, str, bool]]) -> str:
+        """Open round ``number`` over (queue, payload, follows others) triples. ``won`` once; else ``was``, ``cancelled`` or ``gone``."""
+        flat = [x for queue, payload, follows in turns for x in (queue, payload, "1" if follows else "0")]
         answer: str = self.run("open", job_id, number, deadline_ms, quorum, settle_from, int(chord), digest, *flat)
         return answer
 
@@ -211,12 +212,17 @@ class Ledger:
         answer: str = self.run("close", job_id, number, reason, int(from_chord))
         return answer
 
+    def release(self, job_id: str, number: int, payloads: Mapping[int, str]) -> list[int]:
+        """Queue turns whose predecessors have ended: place → payload. Returns the places it released, each once."""
+        flat = [x for place, payload in payloads.items() for x in (place, payload)]
+        return [int(i) for i in self.run("release", job_id, number, *flat)]
+
     def hand_back(self, held: Iterable[tuple[Seat, str]], *, killed: bool) -> int:
         """Give leased turns back to their queues. Returns how many were still ours."""
         return int(self.run("hand_back", "killed" if killed else "unused", *_flat(held)))
 
     def sweep(self, *, expire: bool, overdue_ms: int = OVERDUE_MS) -> list[str]:
-        """Lost leases, passed deadlines; returns the jobs whose advance is overdue."""
+        """Lost leases, passed deadlines; returns the jobs whose advance is overdue, and as ``job|round`` those whose turns wait for release."""
         due: list[str] = self.run("sweep", int(expire), overdue_ms)
         return due
 

@@ -11,7 +11,7 @@ from typing import Any
 _NFC_SHRINKS = 3
 
 #: steps of a pre-tokenizer that only cut the text and lose none of it
-_CUTTERS = {"ByteLevel", "Digits", "Metaspace", "Punctuation", "UnicodeScripts"}
+_CUTTERS = {"ByteLevel", "Digits", "Metaspace", "Punctuation", "Split", "UnicodeScripts"}
 
 
 def _byte_characters() -> dict[str, int]:
@@ -86,10 +86,10 @@ def _shrinks(normalizer: Mapping[str, Any] | None) -> int | None:
 
 
 def _keeps_all(cutter: Mapping[str, Any] | None) -> bool:
-    if cutter is None or cutter["type"] in _CUTTERS:
+    if cutter is None:
         return True
-    if cutter["type"] == "Split":
-        return bool(cutter["behavior"] != "Removed")
+    if cutter["type"] in _CUTTERS:
+        return cutter.get("behavior") != "Removed"
     return cutter["type"] == "Sequence" and all(_keeps_all(step) for step in cutter["pretokenizers"])
 
 

@@ -9,7 +9,7 @@ local function split(m) return string.match(m, '^(.-)|(%-?%d+)|?(%d*)$') end
 local function count(name, by) redis.call('HINCRBY', P .. 'stats', name, by or 1) end
 local function ready(queue) return P .. 'ready:' .. queue end
 
--- A turn's state: 'q' queued | 'l:FENCE' leased | 'q:FENCE' queued again after its lease was lost | 'd:FENCE' recorded | 'x' never will be
+-- A turn's state: 'w' follows others that have not ended | 'q' queued | 'l:FENCE' leased | 'q:FENCE' queued again after its lease was lost | 'd:FENCE' recorded | 'x' never will be
 local function enqueue(job, r, i, queue, state)
   redis.call('HSET', J(job), 't:' .. r .. ':' .. i, state)
   redis.call('ZADD', ready(queue), now, M(job, r, i))
@@ -37,29 +37,35 @@ local function close(job, r, reason)
     if string.sub(t[1], 1, 1) == 'd' then
       counted[#counted + 1] = i
     else
-      if string.sub(t[1], 1, 1) == 'q' then redis.call('HSET', j, 't:' .. r .. ':' .. i, 'x') end
+      if string.sub(t[1], 1, 1) == 'q' or t[1] == 'w' then redis.call('HSET', j, 't:' .. r .. ':' .. i, 'x') end
       dequeue(job, r, i, t[2])
       redis.call('ZREM', P .. 'leases', M(job, r, i))
     end
   end
   redis.call('HSET', j, 'c:' .. r, reason, 'k:' .. r, table.concat(counted, ','), 'ca:' .. r, now)
   redis.call('ZREM', P .. 'deadlines', job .. '|' .. r)
+  redis.call('ZREM', P .. 'follow', job .. '|' .. r)
   redis.call('ZADD', P .. 'advance', now, job)
   return 'won'
 end
 
--- turns: flat list of queue, payload, queue, payload ...
+-- turns: flat list of queue, payload, '1' if it follows others, queue ...
 local function open(job, r, deadline, quorum, settle_from, chord, digest, turns)
   local j = J(job)
-  redis.call('HSET', j, 'cur', r, 'n:' .. r, #turns / 2, 'd:' .. r, deadline, 'g:' .. r, digest)
+  redis.call('HSET', j, 'cur', r, 'n:' .. r, #turns / 3, 'd:' .. r, deadline, 'g:' .. r, digest)
   if tonumber(quorum) > 0 then redis.call('HSET', j, 'q:' .. r, quorum) end
   if tonumber(settle_from) > 0 then redis.call('HSET', j, 'sf:' .. r, settle_from) end
   if chord == '1' then redis.call('HSET', j, 'h:' .. r, 1) end
-  for k = 1, #turns, 2 do
-    local i = (k - 1) / 2
+  for k = 1, #turns, 3 do
+    local i = (k - 1) / 3
     redis.call('HSET', j, 'qn:' .. r .. ':' .. i, turns[k])
     if turns[k + 1] ~= '' then redis.call('HSET', j, 'p:' .. r .. ':' .. i, turns[k + 1]) end
-    enqueue(job, r, i, turns[k], 'q')
+    if turns[k + 2] == '1' then
+      redis.call('HSET', j, 't:' .. r .. ':' .. i, 'w')
+      redis.call('HINCRBY', j, 'f:' .. r, 1)
+    else
+      enqueue(job, r, i, turns[k], 'q')
+    end
   end
   redis.call('ZADD', P .. 'deadlines', deadline, job .. '|' .. r)
   redis.call('ZREM', P .. 'advance', job)

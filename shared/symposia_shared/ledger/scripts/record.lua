@@ -3,7 +3,7 @@
 -- Answers {status, closed reason or '', what to ring: 'advance', 'settle' or ''}.
 local job, r, i, fence, reply, spoke, attended = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7]
 local j, at, m = J(job), r .. ':' .. i, M(job, r, i)
-local v = redis.call('HMGET', j, 't:' .. at, 'c:' .. r, 'n:' .. r, 'q:' .. r, 'sf:' .. r, 'h:' .. r, 'b:' .. r, 'a:' .. at, 'qn:' .. at)
+local v = redis.call('HMGET', j, 't:' .. at, 'c:' .. r, 'n:' .. r, 'q:' .. r, 'sf:' .. r, 'h:' .. r, 'b:' .. r, 'a:' .. at, 'qn:' .. at, 'f:' .. r)
 local t = v[1]
 if not t then return {'gone', '', ''} end
 if t == 'd:' .. fence then return {'again', '', ''} end
@@ -31,4 +31,6 @@ if reason ~= '' then
   local trusted = reason == 'all' and v[6] and not v[7] and attended == '1' and tonumber(v[8] or '1') == 1
   return {'ok', reason, trusted and '' or 'advance'}
 end
-return {'ok', '', (v[5] and inn >= tonumber(v[5])) and 'settle' or ''}
+local follows = tonumber(v[10] or '0') > 0
+if follows then redis.call('ZADD', P .. 'follow', now, job .. '|' .. r) end
+return {'ok', '', (follows or v[5] and inn >= tonumber(v[5])) and 'settle' or ''}

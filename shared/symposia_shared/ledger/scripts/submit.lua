@@ -19,7 +19,7 @@ for k = 1, #ARGV, 7 do
     redis.call('HSET', J(job), 'st', 'open', 'k', kind, 'sp', spec, 'cur', -1, 'at', now, 'dl', now + deadline)
     redis.call('ZADD', P .. 'jobs', now, job)
     count('jobs_submitted')
-    if ARGV[k + 6] == '1' then open(job, 0, now + deadline, 0, 0, '0', '', {queue, ''})
+    if ARGV[k + 6] == '1' then open(job, 0, now + deadline, 0, 0, '0', '', {queue, '', '0'})
     else redis.call('ZADD', P .. 'advance', now, job) end
     out[#out + 1] = 'ok ' .. queue
   end

@@ -1,5 +1,5 @@
 -- What nobody came back for. ARGV[1] '1': leases may be declared lost. ARGV[2]: milliseconds a closed round may wait for its advance.
--- Answers {jobs to advance}; each is stamped, so that of several sweepers one takes it.
+-- Answers {jobs to advance, 'job|round' whose turns wait to be released}; each is stamped, so that of several sweepers one takes it.
 if ARGV[1] == '1' then
   for _, m in ipairs(redis.call('ZRANGEBYSCORE', P .. 'leases', '-inf', now, 'LIMIT', 0, 500)) do
     local job, r, i = split(m)
@@ -25,5 +25,9 @@ for _, job in ipairs(due) do
   else
     redis.call('ZREM', P .. 'advance', job)
   end
+end
+for _, m in ipairs(redis.call('ZRANGEBYSCORE', P .. 'follow', '-inf', now - tonumber(ARGV[2]), 'LIMIT', 0, 200)) do
+  redis.call('ZADD', P .. 'follow', now, m)
+  out[#out + 1] = m
 end
 return out
