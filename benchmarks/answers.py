@@ -1,4 +1,4 @@
-"""How well answers are read and decided: `python benchmarks/answers.py FOLDER` prints the tables for a folder of recorded answers.
+"""How well answers are read and decided: `python -m benchmarks.answers FOLDER` prints the tables.
 
 FOLDER holds *.jsonl with lines {id, kind, question, gold, answers: [{model, params_b, text, extracted, correct}]}, where
 ``extracted`` is a reference extraction and ``correct`` says whether it is right (or, of code, whether hidden tests passed).
@@ -174,7 +174,7 @@ def speed(folder: Path) -> None:
 def main() -> None:
     """Print all tables."""
     if len(sys.argv) != 2 or not Path(sys.argv[1]).is_dir():
-        raise SystemExit("usage: python benchmarks/answers.py FOLDER")
+        raise SystemExit("usage: python -m benchmarks.answers FOLDER")
     for table in (extraction, voting, halves, code, speed):
         table(Path(sys.argv[1]))
 

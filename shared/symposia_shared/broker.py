@@ -43,11 +43,10 @@ def celery_app(settings: Settings, *, role: Literal["producer", "worker", "monit
     The producer's has no result backend, so that it neither subscribes nor stores (facts: celery §6); the worker's keeps
     chords in the same Redis. Every key of kombu's, ``unacked`` included, starts with our prefix.
     """
-    from celery import Celery
     from kombu import Exchange, Queue
 
     url = settings.broker
-    app = Celery("symposia", set_as_current=False, broker=url, backend=url if role == "worker" else None)
+    app = _own_app(url, backend=url if role == "worker" else "disabled")
     transport = {
         "global_keyprefix": settings.prefix, "visibility_timeout": 3600, "socket_keepalive": True, "socket_connect_timeout": 3,
         "socket_timeout": 30, "health_check_interval": 10, "queue_order_strategy": "round_robin",
@@ -67,6 +66,23 @@ def celery_app(settings: Settings, *, role: Literal["producer", "worker", "monit
     )
     if role == "worker":
         app.conf.update(broker_transport="symposia_worker.guard:Transport", worker_consumer="symposia_worker.guard:SafeConsumer")
+    return app
+
+
+def _own_app(broker: str, *, backend: str) -> Celery:
+    """An app that an application's CELERY_BROKER_URL or CELERY_RESULT_BACKEND cannot lead elsewhere: Celery puts those
+    variables before what an app is told."""
+    from celery import Celery
+
+    class Own(Celery):
+        def connection_for_read(self, url: str | None = None, **options: Any) -> Any:
+            return super().connection_for_read(url or broker, **options)
+
+        def connection_for_write(self, url: str | None = None, **options: Any) -> Any:
+            return super().connection_for_write(url or broker, **options)
+
+    app = Own("symposia", set_as_current=False, broker=broker)
+    app.backend_cls = backend
     return app
 
 

@@ -94,12 +94,24 @@ def _from_credentials(settings: Settings) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise StackUnavailable(f"{path} cannot be read ({error}). Make it readable, or remove it and run `symposia up` again.") from None
     update: dict[str, Any] = {}
+    try:
+        found = _Stored.model_validate(stored)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        raise StackUnavailable(f"{path} is not a stack's credentials file ({'.'.join(map(str, fault['loc'])) or 'its content'}: {fault['msg']}). "
+                               "Remove it and run `symposia up` again.") from None
     if settings.broker_url is None:
-        update["broker_url"] = SecretStr(stored["broker_url"])
-        if "SYMPOSIA_PREFIX" not in os.environ and "prefix" in stored:
-            update["prefix"] = stored["prefix"]
+        update["broker_url"] = found.broker_url
+        if "SYMPOSIA_PREFIX" not in os.environ and found.prefix is not None:
+            update["prefix"] = found.prefix
     if settings.s3.endpoint_url is None and settings.s3.access_key is None:
-        s3 = stored["s3"]
-        update["s3"] = S3Settings(endpoint_url=s3["endpoint_url"], access_key=s3["access_key"], secret_key=SecretStr(s3["secret_key"]),
-                                  bucket=s3["bucket"], region=s3.get("region", "us-east-1"))
+        update["s3"] = found.s3
     return update
+
+
+class _Stored(BaseModel):
+    """What ``symposia up`` leaves in a stack's folder, as far as clients need it."""
+
+    broker_url: SecretStr
+    prefix: str | None = None
+    s3: S3Settings

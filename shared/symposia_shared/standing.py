@@ -50,9 +50,9 @@ def _round(entry: LedgerJob) -> int | None:
 
 
 def alive(workers: dict[str, dict[str, Any]], role: str) -> list[dict[str, Any]]:
-    """The workers of a role whose heartbeat is fresh."""
+    """The workers of a role whose heartbeat is fresh, each with its ``name``."""
     now = time.time()
-    return [w for w in workers.values() if w.get("role") == role and now - float(w.get("beat_at", 0)) < AWAY_AFTER_S]
+    return [{"name": name, **w} for name, w in workers.items() if w.get("role") == role and now - float(w.get("beat_at", 0)) < AWAY_AFTER_S]
 
 
 def _waiting_for(ledger: Ledger, entry: LedgerJob) -> tuple[str, ...]:

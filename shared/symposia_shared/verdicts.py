@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import Field, JsonValue
 
 from symposia_shared.values import Value
 
@@ -50,3 +50,5 @@ class Verdict(Value):
     votes: tuple[Vote, ...] = ()
     #: answers that lost, most votes first
     dissent: tuple[str, ...] = ()
+    #: what else the pattern reports, by its own words, such as a debate's ``flips``
+    notes: dict[str, JsonValue] = {}

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from checkpoints import contents, facts, make_checkpoint
 from s3 import running_s3
-
 from symposia_shared.errors import BadInput, Damaged, Unavailable, UnknownModel
 from symposia_shared.settings import S3Settings
 from symposia_shared.store import Store

@@ -14,6 +14,7 @@ from typer.testing import CliRunner, Result
 from symposia.cli.vote import vote, weights_fit
 from symposia_shared import sandbox
 from symposia_shared.consensus import Weights
+from symposia_shared.errors import BadInput
 
 Write = Callable[..., Path]
 
@@ -113,6 +114,13 @@ def test_a_line_without_gold_is_reported_and_the_rest_is_fitted(write: Write, tm
     assert result.exit_code == 2
     assert 'line 1: there is no "gold" answer.' in result.stderr
     assert (tmp_path / "w.json").exists()
+
+
+def test_a_file_that_is_not_there_is_bad_input(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="No such file"):
+        vote(str(tmp_path / "none.jsonl"))
+    with pytest.raises(BadInput, match="weights fit"):
+        vote("-", weights=tmp_path / "none.json")
 
 
 @pytest.mark.skipif(sandbox.lacking() is not None, reason=f"untrusted code is not run here: {sandbox.lacking()}")

@@ -7,10 +7,10 @@ import os
 from pathlib import Path
 
 import pytest
-from checkpoints import facts
 from hypothesis import given
 from hypothesis import strategies as st
 
+from checkpoints import facts
 from symposia_shared import catalogue
 from symposia_shared.errors import BadInput, Damaged, UnknownModel
 from symposia_worker.models.manifest import Manifest, StoredFile, revision_of, within

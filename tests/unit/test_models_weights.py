@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-from checkpoints import contents, make_checkpoint, safetensors
 
+from checkpoints import contents, make_checkpoint, safetensors
 from symposia_shared.errors import BadInput, Damaged
 from symposia_worker.models.ingest import licence_of
 from symposia_worker.models.weights import checkpoint_files, header_counts, read_weights

@@ -127,9 +127,9 @@ def test_what_the_environment_names_is_not_embedded(folder: Folder, monkeypatch:
     assert credentials.password(draw(folder, Plan(devices=())).credentials) not in ("pw", credentials.password(own))
 
 
-def test_a_stack_with_nothing_to_serve_has_no_pool(folder: Folder) -> None:
+def test_a_pool_with_nothing_to_serve_waits_for_a_checkpoint(folder: Folder) -> None:
     blueprint = draw(folder, Plan(devices=shares("cpu")))
-    assert blueprint.orders([]) == ()
+    assert [order.models for order in blueprint.orders([])] == [[]]
     assert [order.models for order in blueprint.orders(["m"])] == [["m"]]
 
 

@@ -114,7 +114,10 @@ def weights_fit(
     with _opened(file) as lines:
         bad = _each_line(lines, lambda row: marked.update(_marked(row, kind.value)))
     fitted = fit(marked.elements())
-    out.write_text(fitted.to_json() + "\n", encoding="utf-8")
+    try:
+        out.write_text(fitted.to_json() + "\n", encoding="utf-8")
+    except OSError as error:
+        raise BadInput(f"{out} cannot be written: {error.strerror}.", field="out", value=str(out), remedy="Name another file.") from None
     for model in fitted.models:
         seen = fitted.models[model]
         typer.echo(f"{fitted.weight(model):6.3f}  {seen.right}/{seen.n}  {model}", err=True)
@@ -231,9 +234,10 @@ def _opened(file: str) -> Iterator[BinaryIO]:
         yield sys.stdin.buffer
         return
     try:
-        with open(file, "rb") as lines:
-            yield lines
+        lines = open(file, "rb")  # noqa: SIM115 - closed below; an error while it is used is not an error of opening it
     except OSError as error:
         raise BadInput(f"{file} cannot be read: {error.strerror}.", field="file", value=file, remedy="Name a file of JSON lines.") from None
+    with lines:
+        yield lines
 
 

@@ -11,9 +11,18 @@ from typing import Any
 
 from symposia_shared.errors import BadInput
 from symposia_shared.jobs import Collaboration, Inference, Job
+from symposia_shared.patterns.adversarial import Adversarial
+from symposia_shared.patterns.consensus_building import ConsensusBuilding
+from symposia_shared.patterns.debate import Debate
 from symposia_shared.patterns.ensemble import Ensemble
+from symposia_shared.patterns.hierarchical import Hierarchical
+from symposia_shared.patterns.iterative_refinement import IterativeRefinement
+from symposia_shared.patterns.pipeline import Pipeline
+from symposia_shared.patterns.specialist_team import SpecialistTeam
 
-OURS: tuple[type[Collaboration], ...] = (Ensemble,)
+OURS: tuple[type[Collaboration], ...] = (
+    Pipeline, Debate, Hierarchical, Ensemble, SpecialistTeam, IterativeRefinement, Adversarial, ConsensusBuilding,
+)
 
 
 def patterns() -> dict[str, type[Collaboration]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from symposia_shared.answers import AnswerKind
 from symposia_shared.consensus import ConsensusName
@@ -14,10 +14,13 @@ from symposia_shared.patterns.artefacts import cut, page, section
 from symposia_shared.patterns.deliberation import Deliberation
 from symposia_shared.patterns.judges import choose
 from symposia_shared.patterns.peers import flips, last_line, lettered, positions, shuffled
-from symposia_shared.patterns.seats import Beside, Steps, distinct_models, seated, turn_of
+from symposia_shared.patterns.seats import Beside, Steps, distinct_models, name_of, seated, turn_of
 from symposia_shared.play import Play
 from symposia_shared.turns import Turn
 from symposia_shared.verdicts import Verdict
+
+NO_SCORES = "nobody scores the answers"
+JUDGE_DECIDES = "the judge decides, by best_response"
 
 
 class Debate(Deliberation):
@@ -36,16 +39,19 @@ class Debate(Deliberation):
     judge: Beside | None = Field(None, description="A model outside the debate that picks the best of the last answers.")
     early_stop: bool = Field(True, description="End as soon as all who spoke agree.")
 
+    @field_validator("judge")
+    @classmethod
+    def _judge_has_a_name(cls, judge: Member | None, made: ValidationInfo) -> Member | None:
+        return seated(judge, "judge", made.data.get("members", ())) if judge else None
+
     @model_validator(mode="after")
     def _judge_goes_with_best_response(self) -> Self:
         if self.consensus == "best_response" and self.judge is None:
-            raise ValueError("consensus is 'best_response', which a debate refuses without a judge: nobody scores the answers; "
+            raise ValueError(f"consensus is 'best_response', which a debate refuses without a judge: {NO_SCORES}; "
                              "give 'judge' a model outside the debate.")
         if self.judge is not None and self.consensus not in (None, "best_response"):
-            raise ValueError(f"consensus is {self.consensus!r}, which a debate with a judge refuses: the judge decides, by best_response; "
+            raise ValueError(f"consensus is {self.consensus!r}, which a debate refuses with a judge: {JUDGE_DECIDES}; "
                              "leave out 'consensus' or 'judge'.")
-        if self.judge is not None:
-            object.__setattr__(self, "judge", seated(self.judge, "judge", self.members))  # the value is still being made
         return self
 
     @property
@@ -87,27 +93,27 @@ class Debate(Deliberation):
         return turn_of(self, self.members[seat], prompt, draw=number * len(self.members) + seat)
 
     def _decided(self, texts: Sequence[str | None], kind: AnswerKind) -> Steps[Verdict]:
-        verdict = self.vote("majority_vote" if self.consensus in (None, "best_response") else self.consensus, texts, kind)
         if self.judge is None:
-            return verdict
+            return self.vote(self.consensus or "majority_vote", texts, kind)
         sides = positions(texts, kind, self.labels)
         first = {side: place for place, side in reversed(list(enumerate(sides))) if side is not None}
         places = sorted(first.values())
-        if len(places) < 2:
-            return verdict.model_copy(update={"rule": "best_response (no judge was asked: there was one answer)"})
-        picks = yield from choose(self, self.judge, [texts[p] or "" for p in places], most_chars=self.peer_chars)
-        picked = [sides[places[p]] for p in picks if p is not None]
-        return self._judged(texts, kind, sides, picked, [self.members[first[s]].name for s in picked if s is not None])
+        picks: list[int | None] = []
+        if len(places) > 1:
+            picks = yield from choose(self, self.judge, [texts[p] or "" for p in places], most_chars=self.peer_chars)
+        chosen = [places[p] for p in picks if p is not None]
+        return self._judged(texts, kind, sides, chosen, self.judge)
 
     def _judged(
-        self, texts: Sequence[str | None], kind: AnswerKind, sides: Sequence[str | None], picked: Sequence[str | None], names: Sequence[str | None],
+        self, texts: Sequence[str | None], kind: AnswerKind, sides: Sequence[str | None], chosen: Sequence[int], judge: Member,
     ) -> Verdict:
-        """Each answer scored by how often the judge picked it."""
-        scored = [
-            ballot.model_copy(update={"score": float(picked.count(side))}) if picked and side is not None else ballot
-            for ballot, side in zip(self.ballots(texts), sides, strict=True)
-        ]
-        verdict = self.tally("best_response", scored, kind)
-        who = self.judge.name if self.judge else ""
-        return verdict.model_copy(update={"rule": f"{verdict.rule}; scorer: {who}, asked twice with the order swapped",
-                                          "notes": {"picked": list(names)}})
+        """Each answer scored by how often the judge chose a member who gave it."""
+        picked = [sides[place] for place in chosen]
+        ballots = self.ballots(texts)
+        if picked:
+            ballots = [b.model_copy(update={"score": float(picked.count(side))}) for b, side in zip(ballots, sides, strict=True)]
+        verdict = self.tally("best_response", ballots, kind)
+        return verdict.model_copy(update={
+            "rule": f"{verdict.rule}; scorer: {name_of(judge)}, asked twice with the order swapped",
+            "notes": {"picked": [name_of(self.members[place]) for place in chosen]},
+        })

@@ -58,7 +58,11 @@ class Deliberation(Selective):
 
     def vote(self, rule: ConsensusName, texts: Sequence[str | None], kind: AnswerKind) -> Verdict:
         """What ``rule`` says of the members' present answers."""
-        return decide(rule, self.ballots(texts), kind=kind, labels=self.labels)
+        return self.tally(rule, self.ballots(texts), kind)
+
+    def tally(self, rule: ConsensusName, ballots: Sequence[Ballot], kind: AnswerKind) -> Verdict:
+        """What ``rule`` says of ``ballots``."""
+        return decide(rule, ballots, kind=kind, labels=self.labels)
 
     def unanimous(self, texts: Sequence[str | None], kind: AnswerKind) -> bool:
         """Whether all who spoke, and at least two of the members, say the same."""

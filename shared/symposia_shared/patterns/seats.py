@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Collection, Generator, Sequence
 from typing import Annotated, TypeAlias, TypeVar
 
 from pydantic import BeforeValidator
 
+from symposia_shared.errors import NoQuorum
 from symposia_shared.jobs import Collaboration, Member
 from symposia_shared.play import Round
 from symposia_shared.prompts import user
@@ -53,3 +54,10 @@ def sober_turn_of(job: Collaboration, member: Member, text: str) -> Turn:
 def distinct_models(*members: Member) -> tuple[str, ...]:
     """The checkpoints of ``members``, each once, in order of first use."""
     return tuple(dict.fromkeys(m.model for m in members))
+
+
+def require_quorum(job: Collaboration, spoke: Collection[str]) -> None:
+    """Raise NoQuorum where fewer members than the job's quorum answered in all its rounds: for patterns that ask one at a time."""
+    if len(spoke) < (job.quorum or 1):
+        raise NoQuorum(f"this {job.name} needed {job.quorum} of its {len(job.members)} members to answer, and {len(spoke)} did: "
+                       f"{', '.join(sorted(spoke))}. Lower 'quorum', or look in the transcript for why the others did not.")

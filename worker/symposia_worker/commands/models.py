@@ -117,6 +117,20 @@ def verify(model: Model, json: AsJson = False, dir: Folder = None) -> None:
 
 
 @command.command()
+def serve(
+    model: Model,
+    pool: Annotated[str | None, typer.Option(help="The pool that is to serve it; default: the one that serves least.")] = None,
+    within: Annotated[float, typer.Option(min=1, help="Seconds to wait for it.")] = 600.0,
+    json: AsJson = False, dir: Folder = None,
+) -> None:
+    """Let a running pool take a checkpoint up; it does so again whenever it starts."""
+    from symposia_worker.commands.serving import serve as take_up
+
+    chosen = take_up(model, pool, dir, within_s=within)
+    _answer(json, {"id": model, "pool": chosen}, f"{model} is served by {chosen}.")
+
+
+@command.command()
 def rm(model: Model, json: AsJson = False, dir: Folder = None) -> None:
     """Remove a checkpoint from the model store. Pools that have it loaded keep it."""
     _, models = _opened(dir)

@@ -64,10 +64,8 @@ class Blueprint:
         return self.folder.stack_id()
 
     def orders(self, models: Sequence[str]) -> tuple[PoolOrder, ...]:
-        """One pool for each device; none where there is nothing to serve."""
+        """One pool for each device; one that has nothing to serve yet waits for `symposia models serve`."""
         plan = self.plan
-        if not models and not plan.test_models:
-            return ()
         return tuple(PoolOrder(self._name(share.pool), share, origin=self.origin, models=models, test_models=plan.test_models,
                                concurrency=plan.concurrency) for share in plan.devices)
 

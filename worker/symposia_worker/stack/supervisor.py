@@ -107,9 +107,8 @@ class Supervisor:
         self._add(*blueprint.workers(orders, self.commands, ready=self._heartbeats.ready))
         self._until_ready(self.plan.start_timeout_s)
         self.phase = "ready"
-        if not orders:
-            self.listener.say("no checkpoint is served: add one with `symposia models pull smollm2-135m` and start again, "
-                              "or start with --test-models")
+        if not ledger.placed():
+            self.listener.say("no checkpoint is served yet: `symposia models pull smollm2-135m`, then `symposia models serve smollm2-135m`")
 
     def _announce(self, ledger: Ledger, origin: str) -> None:
         """Leave our id under the prefix, so that two deployments on one database can tell."""

@@ -1,0 +1,177 @@
+"""Iterative refinement: a draft, criticised and revised; a revision stays only if its score does not fall."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, ValidationInfo, field_validator
+
+from symposia_shared.answers import extract
+from symposia_shared.consensus import ConsensusName
+from symposia_shared.jobs import Member, Members
+from symposia_shared.patterns.artefacts import cut, page, section, spoken
+from symposia_shared.patterns.checks import PYTHON, python_check, ruling_of
+from symposia_shared.patterns.refusals import NAMES, Selective
+from symposia_shared.patterns.scores import HIGHEST, score_of, score_prompt
+from symposia_shared.patterns.seats import Beside, Steps, distinct_models, name_of, require_quorum, seated, sober_turn_of, turn_of
+from symposia_shared.play import Play, Round
+from symposia_shared.turns import Reply, Turn
+from symposia_shared.verdicts import Verdict
+
+ONE_ANSWER = "one answer is refined, so there is nothing to vote on, and the best score decides"
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """A text and its score; None: it has not been scored, or no score could be read."""
+
+    text: str
+    score: int | None = None
+
+
+class IterativeRefinement(Selective):
+    """One member drafts and revises, the others criticise in turn; a revision is kept only if its score does not fall.
+
+    Self-Refine (Madaan et al. 2023, arXiv:2303.17651), with two differences that its critics asked for (Huang et al. 2023,
+    arXiv:2310.01798): the critic is another member than the author, and a score that is not the author's decides what is
+    kept. The score is the number of ``tests`` passed, where there are tests and code can be run, else an integer from 1 to
+    10 by ``scorer`` (left out: the last member who is not the author). A score that cannot be read keeps nothing. It ends
+    early at the highest score. The first member is the author; where it has no draft, the next. ``quorum`` is the fewest
+    members that must have answered in the end. ``notes`` of the verdict: ``scores``, one entry per version that was scored.
+    """
+
+    refused: ClassVar[Mapping[ConsensusName, str]] = {name: ONE_ANSWER for name in NAMES if name != "best_response"}
+
+    kind: Literal["iterative_refinement"] = "iterative_refinement"
+    members: Members = Field(min_length=2, max_length=5)
+    consensus: ConsensusName = Field("best_response", description="best_response only: the version with the best score.")
+    rounds: int = Field(3, ge=1, le=8, description="Revisions at most.")
+    scorer: Beside | None = Field(None, description="A model beside the members that scores every version.")
+    tests: tuple[Annotated[str, Field(min_length=1, max_length=4000)], ...] = Field(
+        (), max_length=16, description="Python statements that raise when the code asked for is wrong; run in the sandbox.",
+    )
+    answer_chars: int = Field(6000, ge=100, le=1_000_000, description="Characters shown of a version; a longer one loses its middle.")
+
+    @field_validator("scorer")
+    @classmethod
+    def _scorer_has_a_name(cls, scorer: Member | None, made: ValidationInfo) -> Member | None:
+        return seated(scorer, "scorer", made.data.get("members", ())) if scorer else None
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The members' checkpoints, and the scorer's."""
+        return distinct_models(*self.members, *((self.scorer,) if self.scorer else ()))
+
+    def roles_needing_instruct(self) -> tuple[Member, ...]:
+        """All: who drafts revises too."""
+        return (*self.members, *((self.scorer,) if self.scorer else ()))
+
+    def play(self) -> Play:
+        """Draft; then criticise, revise and score, until the last round or the highest score."""
+        author, best = yield from self._draft()
+        critics = [m for m in self.members if m is not author]
+        scoring = Scoring(self, self.scorer or critics[-1], by_tests=bool(self.tests))
+        spoke, told = {name_of(author)}, list[tuple[Version, bool]]()
+        for number in range(self.rounds):
+            critic = critics[number % len(critics)]
+            critique, scoring, best = yield from self._criticised(critic, scoring, best, draw=2 * number + 1)
+            if not told:
+                told.append((best, True))
+            if best.score == scoring.highest:
+                break
+            if critique is None:
+                continue
+            spoke.add(name_of(critic))
+            revised = yield from self._revised(author, best, critique, draw=2 * number + 2)
+            if revised is None or revised.text == best.text:
+                continue
+            scoring, best, revised = yield from scoring.compared(best, revised)
+            kept = revised.score is not None and best.score is not None and revised.score >= best.score
+            told.append((revised, kept))
+            best = revised if kept else best
+        require_quorum(self, spoke)
+        return Verdict(answer=best.text, spoken_by=name_of(author), rule=f"best_response (scorer: {scoring.name})", notes={
+            "scores": [{"version": i, "score": v.score, "kept": kept} for i, (v, kept) in enumerate(told)],
+        })
+
+    def _draft(self) -> Steps[tuple[Member, Version]]:
+        """The first member who has a draft, and the draft."""
+        for seat, member in enumerate(self.members[:-1]):
+            (reply,) = yield Round(turns=(turn_of(self, member, self.prompt, draw=100 + seat),), quorum=0)
+            text = spoken(reply)
+            if text is not None:
+                return member, Version(text)
+        last = self.members[-1]
+        (reply,) = yield Round(turns=(turn_of(self, last, self.prompt, draw=100 + len(self.members)),), quorum=1)
+        return last, Version(spoken(reply) or "")
+
+    def _criticised(self, critic: Member, scoring: Scoring, best: Version, *, draw: int) -> Steps[tuple[str | None, Scoring, Version]]:
+        """What the critic says of the best version, which is scored beside it where that is still to do."""
+        prompt = page(
+            section("Task", self.prompt), section("Answer", cut(best.text, self.answer_chars)),
+            "Name the one worst fault of this answer: where it is, why it is wrong, and how to correct it. Two sentences. Do not rewrite the answer.",
+        )
+        scored = scoring.turns(best) if best.score is None else ()
+        replies = yield Round(turns=(turn_of(self, critic, prompt, draw=draw), *scored), quorum=0)
+        if scored:
+            best, scoring = Version(best.text, scoring.score(replies[1:])), scoring.after(replies[1:])
+        return spoken(replies[0]), scoring, best
+
+    def _revised(self, author: Member, best: Version, critique: str, *, draw: int) -> Steps[Version | None]:
+        prompt = page(
+            section("Task", self.prompt), section("Your answer", cut(best.text, self.answer_chars)), section("A reader's criticism", cut(critique, 1500)),
+            "Write the corrected answer, in full, and nothing else. Keep what is right.",
+        )
+        (reply,) = yield Round(turns=(turn_of(self, author, prompt, draw=draw),), quorum=0)
+        text = spoken(reply)
+        return Version(text) if text is not None else None
+
+
+@dataclass(frozen=True, slots=True)
+class Scoring:
+    """How versions are scored: by tests that are run, or by a member."""
+
+    job: IterativeRefinement
+    scorer: Member
+    by_tests: bool
+
+    @property
+    def highest(self) -> int:
+        """A version of this score cannot be improved."""
+        return len(self.job.tests) if self.by_tests else HIGHEST
+
+    @property
+    def name(self) -> str:
+        """Who scores, as it stands in the verdict's rule."""
+        return f"{PYTHON}, tests passed of {len(self.job.tests)}" if self.by_tests else f"{name_of(self.scorer)}, 1 to {HIGHEST}"
+
+    def turns(self, version: Version) -> tuple[Turn, ...]:
+        """The turns that score ``version``: one per test, or one."""
+        if self.by_tests:
+            code = extract(version.text, "code") or version.text
+            return tuple(python_check(code, [test]) for test in self.job.tests)
+        return (sober_turn_of(self.job, self.scorer, score_prompt(self.job.prompt, version.text, most_chars=self.job.answer_chars)),)
+
+    def score(self, replies: Sequence[Reply]) -> int | None:
+        """The score in the replies to ``turns``."""
+        if not self.by_tests:
+            return score_of(spoken(replies[0]))
+        rulings = [r for r in map(ruling_of, replies) if r is not None]
+        return sum(1 for r in rulings if r.passed) if len(rulings) == len(replies) else None
+
+    def after(self, replies: Sequence[Reply]) -> Scoring:
+        """By the scorer from now on, where a test could not be run at all."""
+        if self.by_tests and any(ruling_of(r) is None for r in replies):
+            return Scoring(self.job, self.scorer, by_tests=False)
+        return self
+
+    def compared(self, best: Version, revised: Version) -> Steps[tuple[Scoring, Version, Version]]:
+        """Both versions with their scores; the best one is scored again where it has none."""
+        first, second = self.turns(revised), self.turns(best) if best.score is None else ()
+        replies = yield Round(turns=(*first, *second), quorum=0)
+        revised = Version(revised.text, self.score(replies[:len(first)]))
+        if second:
+            best = Version(best.text, self.score(replies[len(first):]))
+        return self, best, revised
