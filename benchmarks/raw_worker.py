@@ -2,6 +2,6 @@
 
 import os
 
-from benchmarks.queue import raw_app
+from benchmarks.queued import raw_app
 
 app = raw_app(os.environ["RAW_URL"], backend=True)

@@ -25,7 +25,14 @@ from symposia_shared.errors import (
 )
 from symposia_shared.jobs import Collaboration, Inference, Job, Member
 from symposia_shared.patterns import parse_job
+from symposia_shared.patterns.adversarial import Adversarial
+from symposia_shared.patterns.consensus_building import ConsensusBuilding
+from symposia_shared.patterns.debate import Debate
 from symposia_shared.patterns.ensemble import Ensemble
+from symposia_shared.patterns.hierarchical import Hierarchical
+from symposia_shared.patterns.iterative_refinement import IterativeRefinement
+from symposia_shared.patterns.pipeline import Pipeline
+from symposia_shared.patterns.specialist_team import SpecialistTeam
 from symposia_shared.prompts import Message, Sampling
 from symposia_shared.rehearsal import rehearse
 from symposia_shared.results import Result
@@ -34,8 +41,9 @@ from symposia_shared.turns import Abstention, Completion, Turn
 from symposia_shared.verdicts import Verdict
 
 __all__ = [
-    "Abstention", "AsyncClient", "AsyncHandle", "BadInput", "BrokerUnavailable", "Client", "Collaboration", "Completion", "Ensemble", "Handle",
-    "Inference", "Job", "JobCancelled", "JobFailed", "Member", "Message", "NoQuorum", "NotPlaced", "NotYet", "PromptTooLong", "Result",
-    "Sampling", "Status", "StoreUnavailable", "SymposiaError", "Turn", "Unavailable", "UnknownJob", "UnknownModel", "Verdict", "parse_job",
-    "rehearse",
+    "Abstention", "Adversarial", "AsyncClient", "AsyncHandle", "BadInput", "BrokerUnavailable", "Client", "Collaboration", "Completion",
+    "ConsensusBuilding", "Debate", "Ensemble", "Handle", "Hierarchical", "Inference", "IterativeRefinement", "Job", "JobCancelled",
+    "JobFailed", "Member", "Message", "NoQuorum", "NotPlaced", "NotYet", "Pipeline", "PromptTooLong", "Result", "Sampling",
+    "SpecialistTeam", "Status", "StoreUnavailable", "SymposiaError", "Turn", "Unavailable", "UnknownJob", "UnknownModel", "Verdict",
+    "parse_job", "rehearse",
 ]

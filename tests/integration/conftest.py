@@ -11,10 +11,3 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """One stack of the scripted checkpoints for all tests that leave it whole."""
     with running_stack(tmp_path_factory.mktemp("stack"), "--test-models") as running:
         yield running
-
-
-@pytest.fixture
-def own_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """A stack that a test may break."""
-    with running_stack(tmp_path_factory.mktemp("own"), "--test-models", "--no-flower") as running:
-        yield running

@@ -30,6 +30,8 @@ class Stack:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.client = Client(settings=load(folder))
+        #: counters from which ``since`` counts
+        self.zero: dict[str, int] = {}
 
     def run(self, *args: str, expect: int | None = 0, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
         """One command on this stack."""
@@ -61,6 +63,10 @@ class Stack:
         """The counters once nothing is in flight."""
         wait_for(lambda: self.stats()["jobs_in_flight"] == 0)
         return self.stats()
+
+    def since(self) -> dict[str, int]:
+        """What was counted since ``zero``, once nothing is in flight."""
+        return {name: value - self.zero.get(name, 0) for name, value in self.settled_stats().items()}
 
 
 def wait_for(look: Callable[[], Any], timeout_s: float = 60.0) -> Any:

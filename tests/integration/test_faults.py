@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,14 +15,22 @@ from stack import Stack, running_stack, wait_for
 from symposia import BrokerUnavailable, Ensemble, Inference, Member, Result, StoreUnavailable
 
 
+@pytest.fixture(scope="module")
+def broken(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """A stack that the tests of this file break, one after the other; each leaves it working."""
+    with running_stack(tmp_path_factory.mktemp("broken"), "--test-models", "--no-flower") as running:
+        yield running
+
+
+@pytest.fixture
+def own_stack(broken: Stack) -> Stack:
+    """The stack, with counters that begin at what they are now."""
+    broken.zero = broken.settled_stats()
+    return broken
+
+
 def slow_ensemble(ms: int = 2500) -> Ensemble:
     return Ensemble(prompt="?", answer_kind="text", early_stop=False, members=[Member(model=f"test/slow:{ms}")] * 3)
-
-
-def running(stack: Stack, job: Ensemble | Inference) -> object:
-    handle = stack.client.submit(job)
-    wait_for(lambda: handle.status().state == "running")
-    return handle
 
 
 def whole(stack: Stack, found: Result) -> None:
@@ -30,7 +39,7 @@ def whole(stack: Stack, found: Result) -> None:
     stored = stack.client.archive.store.get(f"jobs/{found.job_id}/result.json")
     assert stored is not None
     assert json.loads(stored)["job_id"] == found.job_id
-    stats = stack.settled_stats()
+    stats = stack.since()
     assert stats["jobs_done"] + stats["jobs_failed"] + stats["jobs_cancelled"] == stats["jobs_submitted"]
     assert stats["calls_repeated"] <= stats["in_flight_at_kills"]
     assert stats["commit_conflicts"] == 0
@@ -43,7 +52,7 @@ def test_a_killed_pool_loses_nothing_and_repeats_only_what_was_in_flight(own_sta
     old = own_stack.kill("pool")
     found = handle.wait(60)
     whole(own_stack, found)
-    stats = own_stack.stats()
+    stats = own_stack.since()
     assert stats["in_flight_at_kills"] == 3
     assert stats["calls_repeated"] == 3
     assert stats["calls_recorded"] == 4
@@ -59,7 +68,7 @@ def test_a_killed_engine_process_is_replaced_and_its_turns_run_again(own_stack: 
     whole(own_stack, found)
     assert own_stack.pid("pool") == pool
     assert wait_for(lambda: own_stack.pid("engine") != engine)
-    assert own_stack.stats()["calls_repeated"] == 3
+    assert own_stack.since()["calls_repeated"] == 3
 
 
 def test_a_turn_that_always_kills_its_engine_is_given_up(own_stack: Stack) -> None:
@@ -76,7 +85,7 @@ def test_a_killed_coordinator_is_caught_up_with(own_stack: Stack) -> None:
     late = own_stack.client.submit(slow_ensemble(100))
     whole(own_stack, handle.wait(60))
     whole(own_stack, late.wait(60))
-    assert own_stack.stats()["calls_repeated"] == 0
+    assert own_stack.since()["calls_repeated"] == 0
 
 
 @pytest.mark.parametrize("sig", [signal.SIGKILL, signal.SIGTERM])
@@ -87,7 +96,7 @@ def test_a_restarted_broker_loses_nothing_and_no_worker_exits(own_stack: Stack, 
     own_stack.kill("broker", sig)
     for handle in handles:
         whole(own_stack, handle.wait(60))
-    assert own_stack.stats()["calls_repeated"] == 0
+    assert own_stack.since()["calls_repeated"] == 0
     assert [own_stack.pid(role) for role in ("pool", "coordinator", "engine")] == pids
     assert own_stack.client.ask("still there?", model="test/echo", timeout=30) == "still there?"
 
@@ -102,7 +111,7 @@ def test_while_s3_is_down_replies_wait_and_nothing_is_computed_twice(own_stack: 
     own_stack.kill("store")
     for handle in handles:
         whole(own_stack, handle.wait(90))
-    assert own_stack.stats()["calls_repeated"] == 0
+    assert own_stack.since()["calls_repeated"] == 0
 
 
 def test_a_broker_that_is_away_is_told_in_one_sentence(own_stack: Stack) -> None:
@@ -120,13 +129,13 @@ def test_a_broker_that_is_away_is_told_in_one_sentence(own_stack: Stack) -> None
 
 
 def test_an_s3_that_is_away_refuses_a_long_prompt_and_records_nothing(own_stack: Stack) -> None:
-    before = own_stack.stats()["jobs_submitted"]
+    before = own_stack.since()["jobs_submitted"]
     settings = own_stack.client.settings.model_copy(update={"s3": own_stack.client.settings.s3.model_copy(update={"endpoint_url": "http://127.0.0.1:1"})})
     from symposia import Client
 
     with Client(settings=settings) as client, pytest.raises(StoreUnavailable, match="S3 at"):
         client.ask("x" * 5000, model="test/echo")
-    assert own_stack.stats()["jobs_submitted"] == before
+    assert own_stack.since()["jobs_submitted"] == before
 
 
 def test_after_a_second_up_the_old_jobs_are_found(tmp_path: Path) -> None:
@@ -154,7 +163,7 @@ def test_with_the_chords_keys_deleted_the_ledger_finishes_them(own_stack: Stack)
     deleted += sum(redis.delete(key) for key in redis.scan_iter(own_stack.client.ledger.key("unacked*")))
     assert deleted > 0
     whole(own_stack, handle.wait(60))
-    assert own_stack.stats()["calls_repeated"] == 0
+    assert own_stack.since()["calls_repeated"] == 0
 
 
 def test_a_doorbell_that_is_lost_doubled_or_garbage_does_no_harm(own_stack: Stack) -> None:
@@ -170,4 +179,4 @@ def test_a_doorbell_that_is_lost_doubled_or_garbage_does_no_harm(own_stack: Stac
         own_stack.client.bell.advance(handle.job_id, kind="inference")
     assert own_stack.client.ask("still there?", model="test/echo", timeout=60) == "still there?"
     assert own_stack.pid("pool") == pool
-    assert own_stack.settled_stats()["calls_started"] == 2
+    assert own_stack.since()["calls_started"] == 2

@@ -399,7 +399,8 @@ def test_the_one_used_longest_ago_makes_room(models: ModelStore, cache: ModelCac
 
 
 def test_what_is_in_use_is_never_removed_for_room(models: ModelStore, cache: ModelCache, tmp_path: Path) -> None:
-    size = [pushed(models, tmp_path / name, name, seed=i).size for i, name in enumerate("ab")][0]
+    size = pushed(models, tmp_path / "a", "a").size
+    pushed(models, tmp_path / "b", "b", seed=1)
     user, other = ModelCache(cache.folder, budget_bytes=size + size // 2), ModelCache(cache.folder, budget_bytes=size + size // 2)
     folder = user.fetch(models, "a")
     with pytest.raises(Unavailable, match="Raise its budget"):

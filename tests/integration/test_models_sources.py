@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -52,7 +53,8 @@ def make_wheel(folder: Path, name: str, files: dict[str, bytes]) -> None:
     info = f"{name}-1.0.dist-info"
     files = {**files, f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n".encode(),
              f"{info}/WHEEL": b"Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"}
-    rows = [f"{path},sha256={base64.urlsafe_b64encode(hashlib.sha256(body).digest()).rstrip(b'=').decode()},{len(body)}" for path, body in files.items()]
+    digests = {path: base64.urlsafe_b64encode(hashlib.sha256(body).digest()).rstrip(b"=").decode() for path, body in files.items()}
+    rows = [f"{path},sha256={digest},{len(files[path])}" for path, digest in digests.items()]
     with zipfile.ZipFile(folder / f"{name}-1.0-py3-none-any.whl", "w") as wheel:
         for path, body in {**files, f"{info}/RECORD": "\n".join([*rows, f"{info}/RECORD,,"]).encode()}.items():
             wheel.writestr(path, body)
@@ -231,10 +233,10 @@ class Hub(BaseHTTPRequestHandler):
 @pytest.fixture
 def hub(encoder: Path, tmp_path: Path) -> Iterator[str]:
     """The address of a hub with one repository, ``lab/encoder``."""
-    Hub.folder = encoder
-    (encoder / "onnx").mkdir(exist_ok=True)
-    (encoder / "onnx" / "model.safetensors").write_bytes(b"not wanted")
-    (encoder / "code.py").write_text("raise SystemExit")
+    Hub.folder = shutil.copytree(encoder, tmp_path / "published")
+    (Hub.folder / "onnx").mkdir()
+    (Hub.folder / "onnx" / "model.safetensors").write_bytes(b"not wanted")
+    (Hub.folder / "code.py").write_text("raise SystemExit")
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}"
@@ -287,9 +289,7 @@ def test_a_hub_that_is_away_or_switched_off_is_told_with_another_way(tmp_path: P
 
 def test_a_pull_from_the_hub_ends_in_the_store(models: ModelStore, encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fetch(source: HubSource, folder: Path, *, progress: object) -> HubSource:
-        for path, body in contents(encoder).items():
-            (folder / path).parent.mkdir(exist_ok=True)
-            (folder / path).write_bytes(body)
+        shutil.copytree(encoder, folder, dirs_exist_ok=True)
         return source.model_copy(update={"revision": Hub.commit})
 
     monkeypatch.setattr(sources, "fetch_hub", fetch)
@@ -337,8 +337,9 @@ def test_the_commands_tell_the_life_of_a_checkpoint(cli: CliRunner, encoder: Pat
 
 
 @pytest.mark.parametrize(("words", "error"), [
-    (["pull", "no-such-model"], UnknownModel), (["show", "lab/none"], UnknownModel), (["verify", "../../etc"], BadInput), (["rm", "lab/none"], UnknownModel),
-    (["push", "/nowhere", "--name", "lab/x"], BadInput), (["add", "./nowhere"], UnknownModel), (["pull", "gemma3-270m"], BadInput),
+    (["pull", "no-such-model"], UnknownModel), (["show", "lab/none"], UnknownModel), (["verify", "../../etc"], BadInput),
+    (["rm", "lab/none"], UnknownModel), (["push", "/nowhere", "--name", "lab/x"], BadInput),
+    (["add", "./nowhere"], UnknownModel), (["pull", "gemma3-270m"], BadInput),
 ])
 def test_what_cannot_be_done_is_a_typed_error(cli: CliRunner, words: list[str], error: type[SymposiaError]) -> None:
     assert isinstance(cli.invoke(command, words).exception, error)
@@ -356,10 +357,11 @@ def test_listing_the_commands_imports_nothing_heavy() -> None:
 
 KNOWN_IDS = {  # as llama.cpp gives them for the same file
     "The capital of France is Paris.": [504, 3575, 282, 4649, 314, 7042, 30],
-    "def add(a, b):\n    return a + b  # 12345\n": [1604, 803, 24, 81, 28, 278, 727, 472, 1003, 253, 1232, 278, 216, 907, 216, 33, 34, 35, 36, 37, 198],
+    "def add(a, b):\n    return a + b  # 12345\n": [
+        1604, 803, 24, 81, 28, 278, 727, 472, 1003, 253, 1232, 278, 216, 907, 216, 33, 34, 35, 36, 37, 198],
     "  two  spaces\n\n\nthree lines": [216, 827, 216, 5600, 1116, 198, 16347, 3204],
-    "Größe, naïve, Привет, 你好 🎉\t end": [27302, 7466, 34878, 85, 28, 15486, 46494, 28, 5470, 249, 46879, 16464, 32547, 28, 216, 18645, 250, 48392, 138,
-                                       15107, 232, 227, 197, 1112],
+    "Größe, naïve, Привет, 你好 🎉\t end": [
+        27302, 7466, 34878, 85, 28, 15486, 46494, 28, 5470, 249, 46879, 16464, 32547, 28, 216, 18645, 250, 48392, 138, 15107, 232, 227, 197, 1112],
 }
 
 

@@ -31,7 +31,8 @@ def test_a_safetensors_file_cut_anywhere_is_damaged(kept: int, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("tensor", [
-    {"dtype": "F32", "shape": [4], "data_offsets": [0, 8]}, {"dtype": "F32", "shape": [2], "data_offsets": [4, 12]}, {"dtype": "F32", "shape": ["2"]}, 7,
+    {"dtype": "F32", "shape": [4], "data_offsets": [0, 8]}, {"dtype": "F32", "shape": [2], "data_offsets": [4, 12]},
+    {"dtype": "F32", "shape": ["2"]}, 7,
 ])
 def test_tensors_that_do_not_fit_their_file_are_damaged(tensor: object, tmp_path: Path) -> None:
     header = json.dumps({"w": tensor}).encode()
@@ -45,8 +46,8 @@ def test_code_pickles_and_hidden_files_are_left_behind(tmp_path: Path) -> None:
     before = set(checkpoint_files(folder))
     for name in ("modeling_evil.py", "pytorch_model.bin", "weights.pt", ".env", "model.onnx"):
         (folder / name).write_text("x")
-    (folder / ".git").mkdir()
-    (folder / ".git" / "config.json").write_text("{}")
+    (folder / "onnx").mkdir()
+    (folder / "onnx" / "model.safetensors").write_bytes(b"x")
     assert set(checkpoint_files(folder)) == before
 
 

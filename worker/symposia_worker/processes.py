@@ -6,6 +6,7 @@ The bootstep runs before the worker consumes, and an error in it ends the progra
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import sys
@@ -70,6 +71,7 @@ def run_coordinator(settings: Settings, *, name: str) -> int:
 
     class Running:
         def start(self) -> None:
+            warm(archive)
             coordinator.start()
 
         def ready(self) -> None:
@@ -103,6 +105,7 @@ class _PoolProgram:
         self.pool: Pool | None = None
 
     def start(self) -> None:
+        warm(self.archive)
         self.engine.start()
         models: dict[str, dict[str, object]] = {model: self._load(model) for model in self.plan.models}
         for model in sorted(self.ledger.wanted(self.plan.name) - set(models)):
@@ -155,6 +158,12 @@ class _PoolProgram:
     def _died(self, ids: list[str]) -> None:
         if self.pool is not None:
             self.pool.on_engine_death(ids)
+
+
+def warm(archive: Archive) -> None:
+    """Import now what the first job would else wait for."""
+    importlib.import_module("symposia_shared.consensus")
+    _ = archive.store.client
 
 
 def _seams(settings: Settings) -> tuple[Ledger, Archive]:

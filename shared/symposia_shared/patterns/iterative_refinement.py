@@ -111,7 +111,8 @@ class IterativeRefinement(Selective):
         """What the critic says of the best version, which is scored beside it where that is still to do."""
         prompt = page(
             section("Task", self.prompt), section("Answer", cut(best.text, self.answer_chars)),
-            "Name the one worst fault of this answer: where it is, why it is wrong, and how to correct it. Two sentences. Do not rewrite the answer.",
+            "Name the worst fault of this answer: where it is, why it is wrong, and how to correct it. Two sentences. "
+            "Do not rewrite the answer.",
         )
         scored = scoring.turns(best) if best.score is None else ()
         replies = yield Round(turns=(turn_of(self, critic, prompt, draw=draw), *scored), quorum=0)
@@ -121,7 +122,8 @@ class IterativeRefinement(Selective):
 
     def _revised(self, author: Member, best: Version, critique: str, *, draw: int) -> Steps[Version | None]:
         prompt = page(
-            section("Task", self.prompt), section("Your answer", cut(best.text, self.answer_chars)), section("A reader's criticism", cut(critique, 1500)),
+            section("Task", self.prompt), section("Your answer", cut(best.text, self.answer_chars)),
+            section("A reader's criticism", cut(critique, 1500)),
             "Write the corrected answer, in full, and nothing else. Keep what is right.",
         )
         (reply,) = yield Round(turns=(turn_of(self, author, prompt, draw=draw),), quorum=0)

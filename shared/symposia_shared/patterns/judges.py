@@ -1,6 +1,7 @@
 """A judge: asked twice, the second time with the order swapped, so that a taste for the first place cancels out.
 
-Zheng et al. 2023, arXiv:2306.05685: judges of all strengths favour a place, and swapping is the remedy they give.
+Shi et al. 2024, arXiv:2406.07791: the bias for a position is not chance, and differs between judges and tasks. The remedy
+is that of Zheng et al. 2023, arXiv:2306.05685.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ from symposia_shared.patterns.peers import lettered, shuffled
 from symposia_shared.patterns.seats import Steps, sober_turn_of
 from symposia_shared.play import Round
 from symposia_shared.turns import Reply
+
+#: a letter without "Best:" is taken from a reply of at most so many characters
+LONGEST_BARE = 40
 
 _BEST = re.compile(r"\bbest[ \t]{0,3}(?:answer[ \t]{0,3})?(?:is|:)[ \t*]{0,6}(?:answer[ \t]{0,3})?[(\[\"']?([A-Z])\b", re.IGNORECASE)
 _RULED = re.compile(r"\bverdict[ \t]{0,3}:[ \t*]{0,6}(yes|no)\b|\A\W{0,6}(yes|no)\b", re.IGNORECASE)
@@ -57,7 +61,7 @@ def _picked(reply: Reply, order: Sequence[int]) -> int | None:
     if text is None:
         return None
     named = _BEST.findall(text)
-    letter = named[-1].upper() if named else extract(text, "choice")
+    letter = named[-1].upper() if named else extract(text, "choice") if len(text) <= LONGEST_BARE else None
     place = ascii_uppercase.find(letter) if letter else -1
     return order[place] if 0 <= place < len(order) else None
 

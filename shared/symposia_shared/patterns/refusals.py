@@ -28,8 +28,9 @@ class Selective(Collaboration):
     @classmethod
     def _admits_its_consensus(cls, raw: Any) -> Any:
         asked = raw.get("consensus") if isinstance(raw, dict) else None
-        if isinstance(asked, str) and asked in cls.refused:
+        why = {str(name): reason for name, reason in cls.refused.items()}.get(asked) if isinstance(asked, str) else None
+        if why is not None:
             others = [name for name in NAMES if name not in cls.refused]
             remedy = f"use {', '.join(others)}" if others else "leave 'consensus' out"
-            raise ValueError(f"consensus is {asked!r}, which this pattern refuses: {cls.refused[asked]}; {remedy}.")
+            raise ValueError(f"consensus is {asked!r}, which this pattern refuses: {why}; {remedy}.")
         return raw

@@ -8,10 +8,10 @@ from symposia_shared.patterns.artefacts import cut, page, section
 
 LOWEST, HIGHEST = 1, 10
 
-_SCORE = re.compile(r"\bscore\b[ \t*]{0,4}(?:is|:|=)[ \t*]{0,6}(\d{1,3})(?!\d|[.,]\d)(?:[ ]?/[ ]?10\b)?", re.IGNORECASE)
+#: a score that follows an arrow is an example's, copied
+_SCORE = re.compile(r"(?<!-> )\bscore\b[ \t*]{0,4}(?:is|:|=)[ \t*]{0,6}(\d{1,3})(?!\d|[.,]\d)(?:[ ]?/[ ]?10\b)?", re.IGNORECASE)
 _BARE = re.compile(r"[\s*]{0,6}(\d{1,2})(?:[ ]?/[ ]?10)?[\s*.]{0,6}")
 
-#: two ends of the scale, so that a scorer that copies cannot copy a middle
 _EXAMPLES = "Examples:\n2 + 2 = 5 -> Score: 1\n2 + 2 = 4 -> Score: 10"
 
 

@@ -141,10 +141,11 @@ def ends_of(fields: Fields) -> list[int]:
 
 def convert(file: Path, folder: Path) -> Loaded:
     """Write ``file`` as a transformers folder of safetensors and what it was found to be. Raises Refused where it is not right."""
+    fields = Fields(file)  # before the long import: most damage shows here
+
     import torch
     from transformers import AutoModelForCausalLM, GenerationConfig
 
-    fields = Fields(file)
     tokenizer = tokenizer_of(fields)
     _check_bos(tokenizer, fields)
     model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32, local_files_only=True).eval()

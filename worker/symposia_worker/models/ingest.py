@@ -45,7 +45,7 @@ def _pull(models: ModelStore, model: str, *, cache: Path, accept_licence: bool, 
     if found is not None:
         _require_acceptance(found, accepted=accept_licence)
     source = found.source if found else HubSource(repo=checkpoint_id(model))
-    stored = models.manifest(model)
+    stored = models.sound(model)
     if stored is not None and found is not None and stored.facts.source == str(source):
         return stored
     if isinstance(source, HubSource):

@@ -91,7 +91,7 @@ class Manifest(Value):
         """The manifest of ``model`` in ``body``, which was read from ``where``. Raises Damaged."""
         try:
             raw = json.loads(body)
-            seal = raw.pop("seal")
+            seal = raw.pop("seal", "none")
             found = cls.parse(raw)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise Damaged(f"the manifest at {where} is not sound: {error} Remove the checkpoint and add it again.") from None

@@ -62,7 +62,7 @@ class ModelStore:
             files.append(StoredFile(path=path, size=before[path][0], sha256=sha256_of(within(folder, path))))
             done += before[path][0]
         manifest = Manifest.of(model, files, facts=facts)
-        if self._stored(model) == manifest:
+        if self.sound(model) == manifest:
             return manifest
         self._send(folder, manifest, progress=progress)
         if changed := [p for p in paths if _stamp(folder / p) != before[p]]:
@@ -86,7 +86,8 @@ class ModelStore:
             done += file.size
             progress(f"sending {file.path}", done, manifest.size)
 
-    def _stored(self, model: str) -> Manifest | None:
+    def sound(self, model: str) -> Manifest | None:
+        """The manifest of ``model``, or None where there is none that can be read: then storing it again is the remedy."""
         try:
             return self.manifest(model)
         except Damaged:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,14 +39,15 @@ class Weights:
 def checkpoint_files(folder: Path) -> list[str]:
     """Paths under ``folder`` of the files that make the checkpoint, in order. Raises BadInput.
 
-    Hidden files and folders are passed over. A link that leads out of the folder, or a name that S3 would not keep, is refused.
+    Hidden files and subfolders, in which publishers keep other frameworks' forms, are passed over. A link that leads out of
+    the folder, or a name that S3 would not keep, is refused.
     """
     if not folder.is_dir():
         raise BadInput(f"{folder} is not a folder.", field="folder", value=str(folder), remedy="Name a folder in transformers' form.")
     if not (folder / "config.json").is_file():
         raise BadInput(f"{folder} has no config.json.", field="folder", value=str(folder),
                        remedy="Name a folder written by model.save_pretrained and tokenizer.save_pretrained.")
-    seen = [p.relative_to(folder).as_posix() for p in _plain_files(folder)]
+    seen = [p.name for p in folder.iterdir() if p.is_file() and not p.name.startswith(".")]
     kept = sorted(p for p in seen if _is_kept(p))
     if not any(p.endswith(".safetensors") for p in kept):
         pickles = sorted(p for p in seen if Path(p).suffix in _PICKLES)
@@ -60,15 +59,6 @@ def checkpoint_files(folder: Path) -> list[str]:
     for path in kept:
         within(folder, path)
     return kept
-
-
-def _plain_files(folder: Path) -> Iterator[Path]:
-    for root, folders, files in os.walk(folder, followlinks=False):
-        folders[:] = sorted(f for f in folders if not f.startswith("."))
-        for linked in (Path(root, f) for f in folders if Path(root, f).is_symlink()):
-            raise BadInput(f"{linked} is a link to a folder.", field="folder", value=str(folder),
-                           remedy="Copy what it links to (`cp -rL`).")
-        yield from (Path(root, f) for f in sorted(files) if not f.startswith("."))
 
 
 def _is_kept(path: str) -> bool:
