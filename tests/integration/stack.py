@@ -66,7 +66,11 @@ class Stack:
 
     def since(self) -> dict[str, int]:
         """What was counted since ``zero``, once nothing is in flight."""
-        return {name: value - self.zero.get(name, 0) for name, value in self.settled_stats().items()}
+        return self.since_of(self.zero)
+
+    def since_of(self, zero: dict[str, int]) -> dict[str, int]:
+        """What was counted since the counters were ``zero``, once nothing is in flight."""
+        return {name: value - zero.get(name, 0) for name, value in self.settled_stats().items()}
 
 
 def wait_for(look: Callable[[], Any], timeout_s: float = 60.0) -> Any:

@@ -110,13 +110,25 @@ def test_a_new_revision_takes_the_place_of_the_old_one(models: ModelStore, cache
 def test_the_list_has_each_checkpoint_once_and_removal_takes_one(models: ModelStore, cache: ModelCache, tmp_path: Path) -> None:
     for name in ("lab", "lab/tiny", "lab/other"):
         pushed(models, tmp_path / "made", name)
-    assert [m.id for m in models.list()] == ["lab", "lab/other", "lab/tiny"]
+    assert [m.id for m in models.list().checkpoints] == ["lab", "lab/other", "lab/tiny"]
     models.remove("lab")
-    assert [m.id for m in models.list()] == ["lab/other", "lab/tiny"]
+    assert [m.id for m in models.list().checkpoints] == ["lab/other", "lab/tiny"]
     assert not [k for k in models.store.keys("models/lab/") if not k.startswith(("models/lab/tiny/", "models/lab/other/"))]
     assert contents(cache.fetch(models, "lab/tiny")) == contents(tmp_path / "made")
     with pytest.raises(UnknownModel, match="models pull lab"):
         models.remove("lab")
+
+
+def test_a_damaged_manifest_does_not_hide_the_other_checkpoints(models: ModelStore, tmp_path: Path) -> None:
+    pushed(models, tmp_path / "made", "lab/one")
+    pushed(models, tmp_path / "made", "lab/two")
+    models.store.put(manifest_key("lab/one"), b"{}")
+    found = models.list()
+    assert [m.id for m in found.checkpoints] == ["lab/two"]
+    assert ["lab/one" in str(damaged) for damaged in found.damaged] == [True]
+    # and pushing again mends it
+    pushed(models, tmp_path / "made", "lab/one")
+    assert models.list().damaged == ()
 
 
 # -- damage in the store
@@ -263,7 +275,7 @@ def test_a_first_push_that_is_cut_off_is_no_checkpoint(models: ModelStore, cache
     pushed(models, tmp_path / "made")
     models.store.delete(manifest_key("lab/tiny"))
     assert models.manifest("lab/tiny") is None
-    assert list(models.list()) == []
+    assert models.list().checkpoints == ()
     with pytest.raises(UnknownModel, match="models pull lab/tiny"):
         cache.fetch(models, "lab/tiny")
     assert models.remove("lab/tiny") == 4

@@ -1,16 +1,16 @@
 from __future__ import annotations
 
 import json
-import time
 from fractions import Fraction
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rehearsing import Scripted, job_of, play
 
+from rehearsing import Scripted, job_of, play
 from symposia_shared.errors import BadInput
-from symposia_shared.patterns.checks import python_check, ruling_of, tests_in, wrong_sums
+from symposia_shared.patterns.checks import asserts_in, python_check, ruling_of
+from symposia_shared.patterns.sums import wrong_sums
 from symposia_shared.turns import Abstention, Completion, Turn
 
 
@@ -18,7 +18,10 @@ from symposia_shared.turns import Abstention, Completion, Turn
     ("So 6 * 7 = 42.", []), ("So 6 * 7 = 41.", ["6*7=41"]), ("6 x 7 = 41", ["6*7=41"]), ("6 × 7 = 42", []), ("10 ÷ 4 = 2.5", []),
     ("$1,200 + $300 = $1,400", ["1200+300=1400"]), ("10 / 3 = 3.33", []), ("10 / 3 = 3.3", []), ("10 / 3 = 3.5", ["10/3=3.5"]),
     ("7 / 2 = 3", ["7/2=3"]), ("x = 4", []), ("2 + x = 4", []), ("5 = 5", []), ("1 / 0 = 7", []), ("a == 2 + 2", []),
-    ("2 + 3 = 5 + 1 = 6", []), ("(2 + 3) * 4 = 21", ["(2+3)*4=21"]), ("20 - 5 = 15% of it", []), ("- 3 + 5 = 2", []),
+    ("2 + 3 = 5 + 1 = 6", []), ("(2 + 3) * 4 = 21", ["(2+3)*4=21"]), ("20 - 5 = 15% of it", []), ("- 3 + 5 = 8", []), ("- 3 + 5 = 2", ["3+5=2"]),
+    ("-3 + 5 = 2", []), ("x + 2 + 3 = 9", []), ("4 times 2 + 3 = 11", []), ("half of 10 + 5 = 10", []), ("2 + 4 = 5 + 1 = 6", []),
+    ("12 - 4 = 8 - 3 = 5", []), ("2 * 3 = 4.25%", []), ("2 * 500 = 1 thousand", []), ("She has 3 + 4 = 8 apples", ["3+4=8"]),
+    ("Wrong: 3 + 4 = 8", ["3+4=8"]), ("`3 + 4 = 8`", ["3+4=8"]), ("1. 3 + 4 = 8", []), ("n2 + 3 = 9", []), ("20% + 5 = 30", []),
     ("9 ** 99999999 = 1", []), ("1e9 * 2 = 3", []), ("First, 2 + 2 = 5\nThen 3 + 3 = 7", ["2+2=5", "3+3=7"]),
 ])
 def test_calculations_that_do_not_hold_are_found(text: str, wrong: list[str]) -> None:
@@ -37,22 +40,17 @@ def test_any_text_can_be_read_for_sums(text: str) -> None:
         assert equation.count("=") == 1
 
 
-def test_reading_sums_takes_time_in_proportion_to_the_text() -> None:
-    def steps(text: str) -> float:
-        start = time.process_time()
-        wrong_sums(text)
-        return time.process_time() - start
-
-    hostile = "1 + " * 4000 + "= 1 " + "(" * 4000 + " = " * 2000
-    assert steps(hostile) < 30, "a hang, not a slow machine"
+def test_hostile_texts_are_read_to_their_end() -> None:
+    for hostile in ("1 + " * 4000 + "= 1 ", "(" * 4000 + "1" + ")" * 4000 + " = 2", " = " * 6000, "- " * 9000 + "= 1", "9" * 9999 + " * 9 = 1"):
+        assert wrong_sums(hostile) == []
 
 
 def test_only_asserts_that_use_the_code_under_attack_are_tests() -> None:
     code = "def f(x):\n    return x"
     attack = "This fails:\n```python\nassert f(1) == 2\nassert False\n  assert f(\nassert g(1) == 2\nf = None\n```\n`assert f(0)`"
-    assert tests_in(attack, code) == ["assert f(1) == 2"]
-    assert tests_in("assert f(1) == 2\n" * 9, code) == ["assert f(1) == 2"] * 5
-    assert tests_in("assert f(1)", "x = 1") == []
+    assert asserts_in(attack, code) == ["assert f(1) == 2"]
+    assert asserts_in("assert f(1) == 2\n" * 9, code) == ["assert f(1) == 2"] * 5
+    assert asserts_in("assert f(1)", "x = 1") == []
 
 
 def test_a_check_is_asked_and_answered_in_json() -> None:

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from rehearsing import ALL, COUNTS, QUESTION, Scripted, job_of, scripted_models
 
+from rehearsing import ALL, COUNTS, QUESTION, Scripted, job_of, scripted_models
 from symposia_shared.consensus import RULES
 from symposia_shared.errors import BadInput
 from symposia_shared.patterns import parse_job, patterns

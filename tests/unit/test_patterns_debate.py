@@ -5,8 +5,8 @@ import re
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rehearsing import Scripted, by_member, job_of, play
 
+from rehearsing import Scripted, by_member, job_of, play
 from symposia_shared.errors import BadInput
 from symposia_shared.patterns.artefacts import ELISION, cut
 from symposia_shared.patterns.judges import choose

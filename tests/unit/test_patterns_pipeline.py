@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 import pytest
-from rehearsing import by_member, job_of, play
 
+from rehearsing import by_member, job_of, play
 from symposia_shared.errors import BadInput
 from symposia_shared.patterns.pipeline import STAGES, TOLD
 

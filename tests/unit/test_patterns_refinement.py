@@ -5,8 +5,8 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rehearsing import Scripted, by_member, job_of, play
 
+from rehearsing import Scripted, by_member, job_of, play
 from symposia_shared.patterns.scores import score_of, score_prompt
 from symposia_shared.turns import Turn
 
@@ -120,7 +120,7 @@ def test_the_quorum_is_the_fewest_members_who_answered_at_all() -> None:
 CODE = "```python\ndef f(x):\n    return {}\n```"
 
 
-def tested(passed: dict[str, int], *, sandbox: bool = True) -> Scripted:
+def code_that_passes(passed: dict[str, int], *, sandbox: bool = True) -> Scripted:
     """An author of code, and a check in which ``passed[body]`` of the tests pass."""
     bodies = list(passed)
 
@@ -141,7 +141,7 @@ def tested(passed: dict[str, int], *, sandbox: bool = True) -> Scripted:
 
 def test_code_is_scored_by_the_tests_it_passes() -> None:
     tests = [f"assert f({i}) == {i}" for i in range(3)]
-    found = play(job_of("iterative_refinement", 2, rounds=3, tests=tests), tested({"0": 1, "x - 1": 0, "x": 3}))
+    found = play(job_of("iterative_refinement", 2, rounds=3, tests=tests), code_that_passes({"0": 1, "x - 1": 0, "x": 3}))
     assert found.verdict is not None
     assert "return x\n" in (found.verdict.answer or "")
     assert [s["score"] for s in found.verdict.notes["scores"]] == [1, 0, 3]  # type: ignore[union-attr, index, call-overload]
@@ -152,7 +152,7 @@ def test_code_is_scored_by_the_tests_it_passes() -> None:
 
 
 def test_where_code_cannot_be_run_a_member_scores() -> None:
-    found = play(job_of("iterative_refinement", 2, rounds=1, tests=["assert f(0) == 0"]), tested({"0": 1, "x": 1}, sandbox=False))
+    found = play(job_of("iterative_refinement", 2, rounds=1, tests=["assert f(0) == 0"]), code_that_passes({"0": 1, "x": 1}, sandbox=False))
     assert found.verdict is not None
     assert found.verdict.rule == "best_response (scorer: m1, 1 to 10)"
     assert "return x" in (found.verdict.answer or "")

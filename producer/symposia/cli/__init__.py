@@ -55,7 +55,7 @@ def _join(app: typer.Typer, point: metadata.EntryPoint) -> None:
     except ModuleNotFoundError:
         command = None
     if command is None:
-        app.command(point.name, help=f"Not installed: pip install 'symposia[{extra}]'", rich_help_panel="Not installed",
+        app.command(point.name, help=f"Not installed: pip install 'symposia\\[{extra}]'", rich_help_panel="Not installed",
                     context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(_missing(point.name, extra))
     elif isinstance(command, typer.Typer):
         app.add_typer(command, name=point.name, rich_help_panel="Stack")

@@ -45,6 +45,6 @@ def parse_job(raw: Mapping[str, Any]) -> Job:
     if kind == "inference":
         return Inference.parse(raw)
     known = patterns()
-    if kind not in known:
+    if not isinstance(kind, str) or kind not in known:
         raise BadInput(f"kind is {kind!r}, which is no job.", field="kind", value=kind, remedy=f"Use inference, {', '.join(sorted(known))}.")
     return known[kind].parse(raw)

@@ -13,10 +13,11 @@ from symposia_shared.answers import extract
 from symposia_shared.consensus import ConsensusName
 from symposia_shared.jobs import Member, Members
 from symposia_shared.patterns.artefacts import cut, page, section, spoken
-from symposia_shared.patterns.checks import PYTHON, python_check, ruling_of, tests_in, wrong_sums
+from symposia_shared.patterns.checks import PYTHON, asserts_in, python_check, ruling_of
 from symposia_shared.patterns.judges import upheld
 from symposia_shared.patterns.refusals import Selective, none_votes
-from symposia_shared.patterns.seats import Beside, Steps, distinct_models, name_of, require_quorum, seated, turn_of
+from symposia_shared.patterns.members import Beside, Steps, distinct_models, name_of, require_quorum, named_beside, turn_of
+from symposia_shared.patterns.sums import wrong_sums
 from symposia_shared.play import Play, Round
 from symposia_shared.verdicts import Verdict
 
@@ -61,7 +62,7 @@ class Adversarial(Selective):
     @field_validator("judge")
     @classmethod
     def _judge_has_a_name(cls, judge: Member | None, made: ValidationInfo) -> Member | None:
-        return seated(judge, "judge", made.data.get("members", ())) if judge else None
+        return named_beside(judge, "judge", made.data.get("members", ())) if judge else None
 
     @model_validator(mode="after")
     def _a_judge_is_there(self) -> Self:
@@ -115,7 +116,7 @@ class Adversarial(Selective):
             return None
         if _CONCEDES.match(text):
             return Attack(text, False, None)
-        tests = tests_in(text, code) if code else []
+        tests = asserts_in(text, code) if code else []
         if code and tests:
             (reply,) = yield Round(turns=(python_check(code, tests),), quorum=0)
             ruling = ruling_of(reply)

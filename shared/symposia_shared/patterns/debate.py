@@ -14,7 +14,7 @@ from symposia_shared.patterns.artefacts import cut, page, section
 from symposia_shared.patterns.deliberation import Deliberation
 from symposia_shared.patterns.judges import choose
 from symposia_shared.patterns.peers import flips, last_line, lettered, positions, shuffled
-from symposia_shared.patterns.seats import Beside, Steps, distinct_models, name_of, seated, turn_of
+from symposia_shared.patterns.members import Beside, Steps, distinct_models, name_of, named_beside, turn_of
 from symposia_shared.play import Play
 from symposia_shared.turns import Turn
 from symposia_shared.verdicts import Verdict
@@ -42,7 +42,7 @@ class Debate(Deliberation):
     @field_validator("judge")
     @classmethod
     def _judge_has_a_name(cls, judge: Member | None, made: ValidationInfo) -> Member | None:
-        return seated(judge, "judge", made.data.get("members", ())) if judge else None
+        return named_beside(judge, "judge", made.data.get("members", ())) if judge else None
 
     @model_validator(mode="after")
     def _judge_goes_with_best_response(self) -> Self:

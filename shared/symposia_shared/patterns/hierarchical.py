@@ -14,7 +14,7 @@ from symposia_shared.patterns.artefacts import page, section, spoken
 from symposia_shared.patterns.labour import Labour
 from symposia_shared.patterns.plans import Plan, example, in_turn
 from symposia_shared.patterns.refusals import Selective, none_votes
-from symposia_shared.patterns.seats import Steps, sober_turn_of
+from symposia_shared.patterns.members import Steps, sober_turn_of
 from symposia_shared.play import Play, Round
 from symposia_shared.verdicts import Verdict
 

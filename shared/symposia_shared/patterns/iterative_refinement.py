@@ -15,7 +15,7 @@ from symposia_shared.patterns.artefacts import cut, page, section, spoken
 from symposia_shared.patterns.checks import PYTHON, python_check, ruling_of
 from symposia_shared.patterns.refusals import NAMES, Selective
 from symposia_shared.patterns.scores import HIGHEST, score_of, score_prompt
-from symposia_shared.patterns.seats import Beside, Steps, distinct_models, name_of, require_quorum, seated, sober_turn_of, turn_of
+from symposia_shared.patterns.members import Beside, Steps, distinct_models, name_of, require_quorum, named_beside, sober_turn_of, turn_of
 from symposia_shared.play import Play, Round
 from symposia_shared.turns import Reply, Turn
 from symposia_shared.verdicts import Verdict
@@ -57,7 +57,7 @@ class IterativeRefinement(Selective):
     @field_validator("scorer")
     @classmethod
     def _scorer_has_a_name(cls, scorer: Member | None, made: ValidationInfo) -> Member | None:
-        return seated(scorer, "scorer", made.data.get("members", ())) if scorer else None
+        return named_beside(scorer, "scorer", made.data.get("members", ())) if scorer else None
 
     @property
     def models(self) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json as jsons
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -74,13 +74,18 @@ def add(
 def list_(json: AsJson = False, dir: Folder = None) -> None:
     """What is in the model store."""
     _, models = _opened(dir)
-    stored = models.list()
+    found = models.list()
     if json:
-        print(jsons.dumps([_facts(m) for m in stored]))
-        return
-    if not stored:
+        print(jsons.dumps([_facts(m) for m in found.checkpoints]))
+    elif found.checkpoints:
+        _print_table(found.checkpoints)
+    elif not found.damaged:
         print("The model store is empty. Begin with: symposia models pull smollm2-135m")
-        return
+    for damaged in found.damaged:
+        raise damaged
+
+
+def _print_table(stored: Sequence[Manifest]) -> None:
     from rich.console import Console
     from rich.table import Table
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -38,6 +39,16 @@ def checkpoint_id(name: str) -> str:
         return _ID.validate_python(name)
     except ValidationError as error:
         raise BadInput(error.errors()[0]["msg"].removeprefix("Value error, "), field="model", value=name) from None
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """What is in a model store."""
+
+    #: by id
+    checkpoints: tuple[Manifest, ...]
+    #: why the others cannot be read
+    damaged: tuple[Damaged, ...]
 
 
 class ModelStore:
@@ -107,11 +118,18 @@ class ModelStore:
                                remedy=f"Add it with `symposia models pull {model}`, or see `symposia models list`.")
         return found
 
-    def list(self) -> Sequence[Manifest]:
-        """All stored checkpoints, by id. Raises Damaged where a manifest cannot be read."""
-        keys = [m["id"] for key in self.store.keys("models/") if (m := _MANIFEST.fullmatch(key)) and _is_id(m["id"])]
+    def list(self) -> Listing:
+        """All stored checkpoints; one whose manifest is damaged does not hide the others."""
+        ids = sorted(m["id"] for key in self.store.keys("models/") if (m := _MANIFEST.fullmatch(key)) and _is_id(m["id"]))
         with ThreadPoolExecutor(16) as threads:
-            return [m for m in threads.map(self.manifest, sorted(keys)) if m is not None]
+            read = [*threads.map(self._read, ids)]
+        return Listing(tuple(m for m in read if isinstance(m, Manifest)), tuple(m for m in read if isinstance(m, Damaged)))
+
+    def _read(self, model: str) -> Manifest | Damaged | None:
+        try:
+            return self.manifest(model)
+        except Damaged as damaged:
+            return damaged
 
     def remove(self, model: str) -> int:
         """Remove ``model``, its manifest first and with all its revisions; how many objects that were. Raises UnknownModel."""

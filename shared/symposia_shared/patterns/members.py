@@ -1,4 +1,4 @@
-"""Who is asked: the turn of a member, and members beside the seats, such as a judge."""
+"""Who is asked: the turn of a member, and members beside the others, such as a judge."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def name_of(member: Member) -> str:
     return member.name or member.model
 
 
-def seated(member: Member, name: str, others: Sequence[Member]) -> Member:
+def named_beside(member: Member, name: str, others: Sequence[Member]) -> Member:
     """``member`` under its own name, or ``name`` where it has none. Raises ValueError where one of ``others`` has that name."""
     found = member if member.name else member.model_copy(update={"name": name})
     if found.name in {m.name for m in others}:
