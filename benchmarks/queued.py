@@ -112,8 +112,8 @@ def main() -> None:
     asked = options.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "stack"
-        subprocess.run([sys.executable, "-m", "symposia", "up", "--detach", "--test-models", "--no-flower", "--concurrency", str(THREADS), "--dir", str(folder)],
-                       check=True, stdout=subprocess.DEVNULL)
+        up = ["up", "--detach", "--test-models", "--no-flower", "--concurrency", str(THREADS), "--dir", str(folder)]
+        subprocess.run([sys.executable, "-m", "symposia", *up], check=True, stdout=subprocess.DEVNULL)
         try:
             measure(folder, asked.jobs, asked.rounds)
         finally:

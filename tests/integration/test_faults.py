@@ -72,7 +72,8 @@ def test_a_killed_engine_process_is_replaced_and_its_turns_run_again(own_stack: 
 
 
 def test_a_turn_that_always_kills_its_engine_is_given_up(own_stack: Stack) -> None:
-    found = own_stack.client.submit(Ensemble(prompt="?", answer_kind="text", members=[Member(model="test/failing:crash"), *[Member(model="test/say:alive")] * 2])).wait(120)
+    members = [Member(model="test/failing:crash"), *[Member(model="test/say:alive")] * 2]
+    found = own_stack.client.submit(Ensemble(prompt="?", answer_kind="text", members=members)).wait(120)
     assert found.answer == "alive"
     last = own_stack.client.submit(Inference(model="test/echo", prompt="after")).result(60)
     assert last.answer == "after"

@@ -125,18 +125,28 @@ def test_no_key_of_ours_is_without_our_prefix_unacked_included(
     stock = ("celery", "_kombu.binding", "unacked", "unacked_index", "unacked_mutex")
     foreign = [k for k in redis.scan_iter("*") if not k.startswith("symposia:") and not k.startswith(stock)]
     assert foreign == []
-    bound = {k for k in redis.scan_iter("_kombu.binding.*")}
+    bound = set(redis.scan_iter("_kombu.binding.*"))
     assert not any("symposia" in k or "coordinator" in k or "turns." in k for k in bound)
     assert handle.result(60).answer == "slow 6000"
 
 
 def test_an_applications_celery_variables_lead_us_nowhere_else(stack: Stack) -> None:
-    environ = clean_environ(CELERY_BROKER_URL="redis://127.0.0.1:1/0", CELERY_RESULT_BACKEND="redis://127.0.0.1:1/0", CELERY_BROKER_WRITE_URL="redis://127.0.0.1:1/0")
-    code = ("import sys; from urllib.parse import urlsplit; from symposia_shared.settings import load; from symposia_shared.broker import celery_app; s = load(sys.argv[1]);"
-            "apps = [celery_app(s, role=r) for r in ('producer', 'worker', 'monitor')];"
-            "assert all(a.connection_for_write().port == urlsplit(s.broker).port for a in apps);"
-            "assert str(urlsplit(s.broker).port) in apps[1].backend.as_uri(), apps[1].backend.as_uri();"
-            "from symposia import Client; print(Client(settings=s).ask('x', model='test/echo', timeout=60))")
+    names = ("CELERY_BROKER_URL", "CELERY_BROKER_WRITE_URL", "CELERY_RESULT_BACKEND")
+    environ = clean_environ(**dict.fromkeys(names, "redis://127.0.0.1:1/0"))
+    code = """
+import sys
+from urllib.parse import urlsplit
+from symposia import Client
+from symposia_shared.broker import celery_app
+from symposia_shared.settings import load
+
+settings = load(sys.argv[1])
+port = urlsplit(settings.broker).port
+apps = [celery_app(settings, role=role) for role in ("producer", "worker", "monitor")]
+assert [app.connection_for_write().port for app in apps] == [port] * 3
+assert str(port) in apps[1].backend.as_uri(), apps[1].backend.as_uri()
+print(Client(settings=settings).ask("x", model="test/echo", timeout=60))
+"""
     ran = subprocess.run([sys.executable, "-c", code, str(stack.folder)], env=environ, capture_output=True, text=True, timeout=60, check=False)
     assert ran.stdout.strip() == "x", ran.stderr
     assert os.environ.get("CELERY_BROKER_URL") is None

@@ -74,7 +74,8 @@ def test_a_quorum_closes_the_round_and_names_the_straggler(stack: Stack) -> None
 
 
 def test_the_deadline_closes_a_round_with_what_there_is(stack: Stack) -> None:
-    job = Ensemble(prompt="?", deadline_s=2, early_stop=False, members=[Member(model="test/say:7"), Member(model="test/slow:60000"), Member(model="test/say:7")])
+    members = [Member(model=f"test/{m}") for m in ("say:7", "slow:60000", "say:7")]
+    job = Ensemble(prompt="?", deadline_s=2, early_stop=False, members=members)
     found = stack.client.submit(job).result(30)
     assert found.rounds[0].closed_by == "deadline"
     assert found.answer == "7"

@@ -68,9 +68,12 @@ def test_a_greedy_job_is_given_no_seed_and_a_seeded_one_keeps_its_own() -> None:
     assert Inference(model="a", prompt="x", sampling=Sampling(temperature=1)).seeded(7).sampling.seed == 7
 
 
-@given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
-                    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(["kind", "model", "prompt", "messages", "members", "sampling", "role", "x"]), inner, max_size=5),
-                    max_leaves=12))
+FIELDS = st.sampled_from(["kind", "model", "prompt", "messages", "members", "sampling", "role", "x"])
+ANYTHING = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+                        lambda inner: st.lists(inner, max_size=4) | st.dictionaries(FIELDS, inner, max_size=5), max_leaves=12)
+
+
+@given(ANYTHING)
 def test_whatever_is_given_is_a_job_or_bad_input(raw: object) -> None:
     if not isinstance(raw, dict):
         return

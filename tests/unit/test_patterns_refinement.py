@@ -45,10 +45,7 @@ def test_a_revision_is_kept_only_if_its_score_does_not_fall() -> None:
     found = play(job_of("iterative_refinement", 3, rounds=3), script)
     assert found.verdict is not None
     assert found.verdict.answer == "v2"
-    assert found.verdict.notes["scores"] == [
-        {"version": 0, "score": 5, "kept": True}, {"version": 1, "score": 4, "kept": False},
-        {"version": 2, "score": 5, "kept": True}, {"version": 3, "score": 3, "kept": False},
-    ]
+    assert found.verdict.notes == {"scores": [5, 4, 5, 3], "kept": 2}
     assert found.verdict.rule == "best_response (scorer: m2, 1 to 10)"
     last_critique = [t.messages[-1].content for _, _, t in script.asked if "Name the worst fault" in t.messages[-1].content][-1]
     assert "Answer:\nv2" in last_critique, "what is criticised is the best version"
@@ -79,6 +76,7 @@ def test_a_draft_without_a_score_is_scored_again_beside_its_revision() -> None:
     found = play(job_of("iterative_refinement", 2, rounds=1), script)
     assert found.verdict is not None
     assert found.verdict.answer == "v1"
+    assert found.verdict.notes == {"scores": [6, 6], "kept": 1}
     assert len(found.rounds[-1].turns) == 2
 
 
@@ -144,7 +142,7 @@ def test_code_is_scored_by_the_tests_it_passes() -> None:
     found = play(job_of("iterative_refinement", 2, rounds=3, tests=tests), code_that_passes({"0": 1, "x - 1": 0, "x": 3}))
     assert found.verdict is not None
     assert "return x\n" in (found.verdict.answer or "")
-    assert [s["score"] for s in found.verdict.notes["scores"]] == [1, 0, 3]  # type: ignore[union-attr, index, call-overload]
+    assert found.verdict.notes == {"scores": [1, 0, 3], "kept": 2}
     assert found.verdict.rule == "best_response (scorer: check/python, tests passed of 3)"
     checks = [t.turn for r in found.rounds for t in r.turns if t.turn.is_check]
     assert len(checks) == 9

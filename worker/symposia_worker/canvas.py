@@ -26,7 +26,10 @@ class CeleryCanvas:
         self.app = app
 
     def round(self, job_id: str, kind: str, number: int, queues: Mapping[int, str]) -> None:
-        """Ring for the turns of a round that need not wait for others (place → queue); the body advances the job. A round that cannot be sent waits in the ledger."""
+        """Ring for the turns of a round that need not wait for others (place → queue); the body advances the job.
+
+        A round that cannot be sent waits in the ledger.
+        """
         turns = [self._turn(job_id, kind, number, place, queue) for place, queue in queues.items()]
         body = self._signature(CLOSED, (job_id, number), COORDINATOR, job_id, shadow=f"{kind}.round", shown=f"{job_id} r{number}")
         try:

@@ -15,8 +15,8 @@ from symposia_shared.jobs import Member, Members
 from symposia_shared.patterns.artefacts import cut, page, section, spoken
 from symposia_shared.patterns.checks import PYTHON, asserts_in, python_check, ruling_of
 from symposia_shared.patterns.judges import upheld
+from symposia_shared.patterns.members import Beside, Steps, distinct_models, name_of, named_beside, require_quorum, turn_of
 from symposia_shared.patterns.refusals import Selective, none_votes
-from symposia_shared.patterns.members import Beside, Steps, distinct_models, name_of, require_quorum, named_beside, turn_of
 from symposia_shared.patterns.sums import wrong_sums
 from symposia_shared.play import Play, Round
 from symposia_shared.verdicts import Verdict

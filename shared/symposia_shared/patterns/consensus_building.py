@@ -13,8 +13,8 @@ from symposia_shared.consensus import ConsensusName
 from symposia_shared.jobs import Members
 from symposia_shared.patterns.artefacts import cut, page, section
 from symposia_shared.patterns.deliberation import Deliberation
-from symposia_shared.patterns.peers import last_line, positions, shuffled
 from symposia_shared.patterns.members import turn_of
+from symposia_shared.patterns.peers import last_line, positions, shuffled
 from symposia_shared.play import Play
 from symposia_shared.turns import Turn
 from symposia_shared.verdicts import Verdict

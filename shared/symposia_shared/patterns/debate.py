@@ -13,8 +13,8 @@ from symposia_shared.jobs import Member, Members
 from symposia_shared.patterns.artefacts import cut, page, section
 from symposia_shared.patterns.deliberation import Deliberation
 from symposia_shared.patterns.judges import choose
-from symposia_shared.patterns.peers import flips, last_line, lettered, positions, shuffled
 from symposia_shared.patterns.members import Beside, Steps, distinct_models, name_of, named_beside, turn_of
+from symposia_shared.patterns.peers import flips, last_line, lettered, positions, shuffled
 from symposia_shared.play import Play
 from symposia_shared.turns import Turn
 from symposia_shared.verdicts import Verdict

@@ -11,8 +11,8 @@ from symposia_shared.answers import AnswerKind, kind_of
 from symposia_shared.consensus import ConsensusName, decide
 from symposia_shared.jobs import Member, Members
 from symposia_shared.patterns.artefacts import spoken
-from symposia_shared.patterns.refusals import Selective
 from symposia_shared.patterns.members import Steps, name_of, turn_of
+from symposia_shared.patterns.refusals import Selective
 from symposia_shared.play import Round
 from symposia_shared.prompts import Sampling
 from symposia_shared.turns import Turn

@@ -12,9 +12,9 @@ from symposia_shared.consensus import ConsensusName
 from symposia_shared.jobs import Member, Members
 from symposia_shared.patterns.artefacts import page, section, spoken
 from symposia_shared.patterns.labour import Labour
+from symposia_shared.patterns.members import Steps, sober_turn_of
 from symposia_shared.patterns.plans import Plan, example, in_turn
 from symposia_shared.patterns.refusals import Selective, none_votes
-from symposia_shared.patterns.members import Steps, sober_turn_of
 from symposia_shared.play import Play, Round
 from symposia_shared.verdicts import Verdict
 
@@ -38,7 +38,7 @@ class Hierarchical(Selective):
     planned, repaired or split). The subtasks are one round, in which each starts when those it follows have ended. What
     has no result, or what the leader then names as missing, is given once to the next worker. Where the leader does not
     answer in the end, the parts are joined. Plan-and-solve: Wang et al. 2023, arXiv:2305.04091; subtasks as a graph for
-    parallel work: Kim et al. 2024, arXiv:2312.04511.
+    parallel work: Kim et al. 2023, arXiv:2312.04511.
     """
 
     refused: ClassVar[Mapping[ConsensusName, str]] = none_votes("nobody votes in a hierarchy, its answer is the leader's synthesis")

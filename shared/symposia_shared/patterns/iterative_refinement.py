@@ -13,9 +13,9 @@ from symposia_shared.consensus import ConsensusName
 from symposia_shared.jobs import Member, Members
 from symposia_shared.patterns.artefacts import cut, page, section, spoken
 from symposia_shared.patterns.checks import PYTHON, python_check, ruling_of
+from symposia_shared.patterns.members import Beside, Steps, distinct_models, name_of, named_beside, require_quorum, sober_turn_of, turn_of
 from symposia_shared.patterns.refusals import NAMES, Selective
 from symposia_shared.patterns.scores import HIGHEST, score_of, score_prompt
-from symposia_shared.patterns.members import Beside, Steps, distinct_models, name_of, require_quorum, named_beside, sober_turn_of, turn_of
 from symposia_shared.play import Play, Round
 from symposia_shared.turns import Reply, Turn
 from symposia_shared.verdicts import Verdict
@@ -39,7 +39,8 @@ class IterativeRefinement(Selective):
     kept. The score is the number of ``tests`` passed, where there are tests and code can be run, else an integer from 1 to
     10 by ``scorer`` (left out: the last member who is not the author). A score that cannot be read keeps nothing. It ends
     early at the highest score. The first member is the author; where it has no draft, the next. ``quorum`` is the fewest
-    members that must have answered in the end. ``notes`` of the verdict: ``scores``, one entry per version that was scored.
+    members that must have answered in the end. ``notes`` of the verdict: the ``scores`` of the versions in order, the draft
+    first, None where there is no score; and which of them was ``kept`` (0: the draft).
     """
 
     refused: ClassVar[Mapping[ConsensusName, str]] = {name: ONE_ANSWER for name in NAMES if name != "best_response"}
@@ -73,12 +74,11 @@ class IterativeRefinement(Selective):
         author, best = yield from self._draft()
         critics = [m for m in self.members if m is not author]
         scoring = Scoring(self, self.scorer or critics[-1], by_tests=bool(self.tests))
-        spoke, told = {name_of(author)}, list[tuple[Version, bool]]()
+        spoke, told, at = {name_of(author)}, list[Version](), 0
         for number in range(self.rounds):
             critic = critics[number % len(critics)]
-            critique, scoring, best = yield from self._criticised(critic, scoring, best, draw=2 * number + 1)
-            if not told:
-                told.append((best, True))
+            critique, scoring, best = yield from self._criticised(critic, scoring, best, draw=2 * number + 1, score_too=not told)
+            told = told or [best]
             if best.score == scoring.highest:
                 break
             if critique is None:
@@ -87,13 +87,13 @@ class IterativeRefinement(Selective):
             revised = yield from self._revised(author, best, critique, draw=2 * number + 2)
             if revised is None or revised.text == best.text:
                 continue
-            scoring, best, revised = yield from scoring.compared(best, revised)
-            kept = revised.score is not None and best.score is not None and revised.score >= best.score
-            told.append((revised, kept))
-            best = revised if kept else best
+            best, revised = yield from scoring.compared(best, revised)
+            told[at:] = [best, *told[at + 1:], revised]
+            if revised.score is not None and best.score is not None and revised.score >= best.score:
+                best, at = revised, len(told) - 1
         require_quorum(self, spoke)
         return Verdict(answer=best.text, spoken_by=name_of(author), rule=f"best_response (scorer: {scoring.name})", notes={
-            "scores": [{"version": i, "score": v.score, "kept": kept} for i, (v, kept) in enumerate(told)],
+            "scores": [v.score for v in told], "kept": at,
         })
 
     def _draft(self) -> Steps[tuple[Member, Version]]:
@@ -107,14 +107,16 @@ class IterativeRefinement(Selective):
         (reply,) = yield Round(turns=(turn_of(self, last, self.prompt, draw=100 + len(self.members)),), quorum=1)
         return last, Version(spoken(reply) or "")
 
-    def _criticised(self, critic: Member, scoring: Scoring, best: Version, *, draw: int) -> Steps[tuple[str | None, Scoring, Version]]:
-        """What the critic says of the best version, which is scored beside it where that is still to do."""
+    def _criticised(
+        self, critic: Member, scoring: Scoring, best: Version, *, draw: int, score_too: bool,
+    ) -> Steps[tuple[str | None, Scoring, Version]]:
+        """What the critic says of the best version; with ``score_too`` it is scored in the same round."""
         prompt = page(
             section("Task", self.prompt), section("Answer", cut(best.text, self.answer_chars)),
             "Name the worst fault of this answer: where it is, why it is wrong, and how to correct it. Two sentences. "
             "Do not rewrite the answer.",
         )
-        scored = scoring.turns(best) if best.score is None else ()
+        scored = scoring.turns(best) if score_too else ()
         replies = yield Round(turns=(turn_of(self, critic, prompt, draw=draw), *scored), quorum=0)
         if scored:
             best, scoring = Version(best.text, scoring.score(replies[1:])), scoring.after(replies[1:])
@@ -169,11 +171,11 @@ class Scoring:
             return Scoring(self.job, self.scorer, by_tests=False)
         return self
 
-    def compared(self, best: Version, revised: Version) -> Steps[tuple[Scoring, Version, Version]]:
+    def compared(self, best: Version, revised: Version) -> Steps[tuple[Version, Version]]:
         """Both versions with their scores; the best one is scored again where it has none."""
         first, second = self.turns(revised), self.turns(best) if best.score is None else ()
         replies = yield Round(turns=(*first, *second), quorum=0)
         revised = Version(revised.text, self.score(replies[:len(first)]))
         if second:
             best = Version(best.text, self.score(replies[len(first):]))
-        return self, best, revised
+        return best, revised

@@ -13,8 +13,8 @@ from string import ascii_uppercase
 from symposia_shared.answers import extract
 from symposia_shared.jobs import Collaboration, Member
 from symposia_shared.patterns.artefacts import page, section, spoken
-from symposia_shared.patterns.peers import lettered, shuffled
 from symposia_shared.patterns.members import Steps, sober_turn_of
+from symposia_shared.patterns.peers import lettered, shuffled
 from symposia_shared.play import Round
 from symposia_shared.turns import Reply
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from symposia_shared.jobs import Collaboration, Member
 from symposia_shared.patterns.artefacts import cut, page, section, spoken
-from symposia_shared.patterns.plans import Flaw, Plan, read_plan
 from symposia_shared.patterns.members import Steps, name_of, sober_turn_of, turn_of
+from symposia_shared.patterns.plans import Flaw, Plan, read_plan
 from symposia_shared.play import Round
 from symposia_shared.prompts import Message, user
 from symposia_shared.turns import Reply, Turn

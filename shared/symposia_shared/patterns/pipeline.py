@@ -10,8 +10,8 @@ from pydantic import Field, model_validator
 from symposia_shared.consensus import ConsensusName
 from symposia_shared.jobs import Member, Members
 from symposia_shared.patterns.artefacts import cut, page, section, spoken
-from symposia_shared.patterns.refusals import Selective, none_votes
 from symposia_shared.patterns.members import name_of, turn_of
+from symposia_shared.patterns.refusals import Selective, none_votes
 from symposia_shared.play import Play, Round
 from symposia_shared.verdicts import Verdict
 

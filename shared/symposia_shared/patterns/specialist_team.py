@@ -11,9 +11,9 @@ from symposia_shared.consensus import ConsensusName
 from symposia_shared.jobs import Member, Members
 from symposia_shared.patterns.artefacts import page, section
 from symposia_shared.patterns.labour import Labour
+from symposia_shared.patterns.members import Steps
 from symposia_shared.patterns.plans import Plan, example, in_turn
 from symposia_shared.patterns.refusals import Selective, none_votes
-from symposia_shared.patterns.members import Steps
 from symposia_shared.play import Play
 from symposia_shared.verdicts import Verdict
 
