@@ -8,6 +8,7 @@ import os
 import secrets
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -17,13 +18,17 @@ from pydantic import SecretStr
 
 from symposia_shared.settings import S3Settings
 from symposia_shared.store import Store
+from symposia_worker.stack import tether
 
 _SERVERS = ("s3", "master", "volume", "filer", "admin")
 
 
 @contextmanager
 def running_s3(folder: Path, *, start_timeout_s: float = 60.0) -> Iterator[S3Settings]:
-    """An empty bucket on a server that ends with the block. Raises RuntimeError with its log where it does not start."""
+    """An empty bucket on a server that ends with the block, or with this process, whose main thread must enter it.
+
+    Raises RuntimeError with the server's log where it does not start.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     ports = _free_ports(2 * len(_SERVERS))
     secret = secrets.token_hex(8)
@@ -34,6 +39,7 @@ def running_s3(folder: Path, *, start_timeout_s: float = 60.0) -> Iterator[S3Set
     flags = [f"-{name}.port={ports[2 * i]}" for i, name in enumerate(_SERVERS)]
     flags += [f"-{name}.port.grpc={ports[2 * i + 1]}" for i, name in enumerate(_SERVERS)]
     command = [
+        sys.executable, "-I", "-S", tether.__file__, "--parent", str(os.getpid()),
         str(_weed()), "-logtostderr=true", "mini", "-dir=.", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-master.telemetry=false",
         "-webdav=false", "-admin.ui=false", "-s3.config=../s3.json", "-s3.port.iceberg=0", "-s3.port.lance=0", f"-bucket={settings.bucket}", *flags,
         "-s3.localSocket=s3.sock", "-filer.localSocket=filer.sock",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -14,9 +14,9 @@ from typing import Any, Self
 from symposia.handle import AsyncHandle, Handle
 from symposia.watcher import Watcher
 from symposia_shared.archive import Archive, checked_id
-from symposia_shared.broker import Doorbell, celery_app
+from symposia_shared.broker import CHECKS, Doorbell, celery_app
 from symposia_shared.errors import BadInput, NotPlaced, PromptTooLong, SymposiaError, UnknownJob, UnknownModel
-from symposia_shared.jobs import Collaboration, Inference, Job
+from symposia_shared.jobs import Collaboration, Inference, Job, Member
 from symposia_shared.ledger import Ledger, NewJob, Seat
 from symposia_shared.prompts import Message, Sampling
 from symposia_shared.results import Result
@@ -124,8 +124,20 @@ class Client:
 
     def _record(self, job_id: str, job: Job) -> NewJob:
         job = job.seeded(secrets.randbits(48))
+        self._check_roles(job)
         spec = self.archive.spec(job_id, job.to_json())
         return NewJob(job_id=job_id, kind=job.name, spec=spec, deadline_ms=int(job.deadline_s * 1000), prompt_bytes=_prompt_bytes(job), models=job.models)
+
+    def _check_roles(self, job: Job) -> None:
+        """Refuse members that are to plan, judge or criticise with a checkpoint that was not tuned to follow instructions."""
+        needing: Callable[[], tuple[Member, ...]] | None = getattr(job, "roles_needing_instruct", None)
+        asked = [m for m in needing() if not m.model.startswith("test/")] if needing is not None else []
+        placed = self.ledger.placed() if asked else {}
+        for member in asked:
+            if placed.get(member.model, {}).get("instruct") is False:
+                able = ", ".join(sorted(m for m, place in placed.items() if place.get("instruct"))) or "none"
+                raise BadInput(f"{member.name or member.model} has a part in this {job.name} that follows instructions, and {member.model} is a base model.",
+                               field="members", value=member.model, remedy=f"Give that part to one that follows instructions (served: {able}).")
 
     def _ring(self, records: Sequence[NewJob], answers: Sequence[str]) -> None:
         taken = [(r, a.removeprefix("ok ")) for r, a in zip(records, answers, strict=True) if a.startswith("ok ")]
@@ -147,7 +159,7 @@ class Client:
         return self._taken(record.job_id)
 
     def _unplaced(self, model: str) -> SymposiaError:
-        placed = ", ".join(sorted(self.ledger.placed())) or "none"
+        placed = ", ".join(sorted(m for m in self.ledger.placed() if m != CHECKS)) or "none"
         if model.startswith("test/"):
             return NotPlaced(f"no pool serves the test checkpoints ({model!r}).", field="model", value=model,
                              remedy="Start one: symposia up --test-models")

@@ -61,15 +61,17 @@ class Facts(Value):
     dtype: str
 
 
-def fewest_tokens(text: str, longest_token_bytes: int | None) -> int:
-    """Into no fewer tokens than this can ``text`` be cut: what proves, without a tokenizer, that a prompt cannot fit. 0: nothing is proved.
+def countable_bytes(text: str) -> int:
+    """UTF-8 bytes of ``text`` that surely become part of some token: its printable characters.
 
-    Only printable characters count: chat templates strip white space, and some tokenizers drop control characters.
+    Chat templates strip white space, and some tokenizers drop control characters.
     """
-    if longest_token_bytes is None:
-        return 0
-    printable = "".join(c for c in text.strip() if c.isprintable())
-    return -(-len(printable.encode()) // longest_token_bytes)
+    return len("".join(c for c in text.strip() if c.isprintable()).encode())
+
+
+def fewest_tokens(text: str, longest_token_bytes: int | None) -> int:
+    """Into no fewer tokens than this can ``text`` be cut: what proves, without a tokenizer, that it cannot fit. 0: nothing is proved."""
+    return 0 if longest_token_bytes is None else -(-countable_bytes(text) // longest_token_bytes)
 
 
 class Part(Value):

@@ -51,4 +51,4 @@ class Verdict(Value):
     #: answers that lost, most votes first
     dissent: tuple[str, ...] = ()
     #: what else the pattern reports, by its own words, such as a debate's ``flips``
-    notes: dict[str, JsonValue] = {}
+    notes: dict[str, JsonValue] = Field(default_factory=dict)

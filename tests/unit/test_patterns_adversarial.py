@@ -67,7 +67,7 @@ def test_a_check_is_asked_and_answered_in_json() -> None:
 def fight(proposals: list[str | None], attacks: list[str | None], *, checks: list[str | None] | None = None,
           judge: list[str] | None = None) -> Scripted:
     """The proposer m0, the attacker m1, the check and the judge, each saying its list in turn (the last repeats)."""
-    said = {"m0": list(proposals), "m1": list(attacks), "check/python": list(checks or [None]), "judge": list(judge or [])}
+    said: dict[str, list[str | None]] = {"m0": list(proposals), "m1": list(attacks), "check/python": list(checks or [None]), "judge": list(judge or [])}
 
     def say(number: int, place: int, turn: Turn) -> str | None:
         queue = said[turn.member]

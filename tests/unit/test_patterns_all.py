@@ -165,13 +165,15 @@ def test_a_job_survives_its_own_json_and_has_a_schema_whose_options_are_describe
 
 
 def test_a_judge_may_be_named_by_its_model_alone_and_is_one_of_the_jobs_models() -> None:
+    fields: dict[str, Any]
     for kind, field in (("debate", "judge"), ("adversarial", "judge"), ("iterative_refinement", "scorer")):
-        job = job_of(kind, **{field: "big/model"})
+        fields = {field: "big/model"}
+        job = job_of(kind, **fields)
         assert getattr(job, field).name == field
         assert job.models == ("m0", "m1", "big/model")
         assert parse_job(json.loads(job.to_json())) == job
         with pytest.raises(BadInput, match="both called"):
-            job_of(kind, **{field: {"model": "x", "name": "m0"}})
+            job_of(kind, **{**fields, field: {"model": "x", "name": "m0"}})
 
 
 def test_who_must_critique_plan_or_judge_needs_the_instruct_capability() -> None:

@@ -117,7 +117,8 @@ def judged(pick: dict[int, str]) -> Scripted:
 
 
 def letter_of(prompt: str, answer: str) -> str:
-    return re.findall(rf"Answer ([A-Z]):\nAnswer: {answer}", prompt)[0]
+    found: list[str] = re.findall(rf"Answer ([A-Z]):\nAnswer: {answer}", prompt)
+    return found[0]
 
 
 def test_the_judge_is_asked_twice_with_the_order_swapped() -> None:
@@ -126,7 +127,7 @@ def test_the_judge_is_asked_twice_with_the_order_swapped() -> None:
     one, two = script.prompt(2, 0), script.prompt(2, 1)
     assert letter_of(one, "0") != letter_of(two, "0")
     assert found.verdict is not None
-    assert sorted(found.verdict.notes["picked"]) == ["m0", "m1"], "a judge who always takes the first place has picked both once"
+    assert found.verdict.notes["picked"] in (["m0", "m1"], ["m1", "m0"]), "a judge who always takes the first place has picked both once"
     assert found.verdict.tie is not None
 
 

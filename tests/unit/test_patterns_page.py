@@ -44,7 +44,7 @@ def never_agreeing(number: int, place: int, turn: Turn) -> str:
         return "no plan"
     if "no usable result" in asked:
         return "Missing: 1, 2, 3, 4"
-    return f"Because of {number}.{place}, assert f({number}) == 0\n```python\ndef f(x):\n    return {number}\n```"
+    return f"Because of {number}.{place}:\nassert f({number}) == 0\n```python\ndef f(x):\n    return {number * 100 + place}\n```"
 
 
 def most_of(kind: str, **fields: Any) -> tuple[int, int]:

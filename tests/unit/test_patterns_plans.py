@@ -196,6 +196,7 @@ def test_the_integrator_splits_by_speciality_and_only_who_is_needed_works() -> N
     assert script.members() == [["m3"], ["m1", "m0"], ["m3"]]
     assert "1. law\n2. tax\n3. poetry" in script.prompt(0)
     assert "m1 in round 1" in script.prompt(1, 1)
+    assert "Your speciality:\ntax" in script.prompt(1, 0)
 
 
 def test_unplanned_specialists_work_in_their_order_and_see_all_earlier_work() -> None:

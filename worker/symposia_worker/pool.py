@@ -21,11 +21,12 @@ from functools import partial
 from typing import Any, Protocol
 
 from symposia_shared.archive import Archive
-from symposia_shared.broker import Doorbell
+from symposia_shared.broker import CHECKS, Doorbell
 from symposia_shared.errors import SymposiaError, Unavailable
 from symposia_shared.jobs import Inference
 from symposia_shared.ledger import INLINE_BYTES, LEASE_MS, Ledger, Seat
 from symposia_shared.turns import Abstention, Completion, Reply, Timing, Turn
+from symposia_worker.checks import checked
 from symposia_worker.course import Course, told
 from symposia_worker.engines.protocol import Pulse
 from symposia_worker.tickets import Suspects, Ticket, Tickets
@@ -94,7 +95,7 @@ class Pool:
         self._peers = 1
         self._passes_told = 0
         self._passes_before = 0
-        self._loads = len([m for m in placement.models if not m.startswith("test/")])
+        self._loads = len(_checkpoints(placement))
         self._ready_at: float | None = None
         self._threads = [threading.Thread(target=target, name=target.__name__.strip("_"), daemon=True) for target in (self._record_loop, self._beat_loop)]
 
@@ -181,6 +182,9 @@ class Pool:
         try:
             ticket.turn = Turn.from_json(payload) if payload else Inference.from_json(spec).turn
             log.info("%s → %s r%d t%d %s", ticket.claim.kind, seat.job_id, seat.round, seat.turn, ticket.turn.model)
+            if ticket.turn.is_check:
+                self._papers.submit(self._check, ticket, ticket.turn)
+                return
             self.engine.generate(ticket.id, ticket.turn, partial(self._on_first, ticket), partial(self._on_done, ticket))
         except Unavailable:
             self._give_back([ticket], killed=False)
@@ -189,6 +193,15 @@ class Pool:
         except Exception as error:
             log.exception("turn %s", seat.key)
             self._replies.put((ticket, Abstention(cause="bug", message=f"{type(error).__name__}: {error}"), None))
+
+    def _check(self, ticket: Ticket, turn: Turn) -> None:
+        """A check asks no model; it runs beside the engine."""
+        try:
+            reply = checked(turn)
+        except Exception as error:
+            log.exception("check %s", ticket.claim.seat.key)
+            reply = Abstention(cause="bug", message=f"{type(error).__name__}: {error}")
+        self._on_done(ticket, reply)
 
     def _on_first(self, ticket: Ticket, at: float) -> None:
         ticket.first_token_at = at
@@ -321,7 +334,7 @@ class Pool:
         total = self._passes_before + self._passes()
         facts = {
             "role": "pool", "pid": os.getpid(), "device": self.device, "engine_pid": self.engine.pid, "host": socket.gethostname(),
-            "ready_at": self._ready_at, "beat_at": time.time(), "models": sorted(self.placement.models), "queues": self.placement.queues,
+            "ready_at": self._ready_at, "beat_at": time.time(), "models": [m for m in sorted(self.placement.models) if m != CHECKS], "queues": self.placement.queues,
             "slots": self.tickets.slots, "held": len(self.tickets), "origin": self.origin,
         }
         self.ledger.beat(self.name, facts, {"forward_passes": total - self._passes_told, "loads": self._loads})
@@ -375,7 +388,7 @@ class Pool:
         while not self._stopping.is_set():
             try:
                 self.engine.restart()
-                self._loads += len([m for m in self.placement.models if not m.startswith("test/")])
+                self._loads += len(_checkpoints(self.placement))
                 self._engine_up.set()
                 log.info("the engine process of %s is up again, pid %s", self.name, self.engine.pid)
                 return
@@ -423,6 +436,11 @@ class Pool:
                 log.warning("waiting: %s", error)
                 time.sleep(_backoff(attempt))
                 attempt += 1
+
+
+def _checkpoints(placement: Placement) -> list[str]:
+    """What of a placement takes memory."""
+    return [m for m in placement.models if not m.startswith(("test/", "check/"))]
 
 
 def _backoff(attempt: int) -> float:

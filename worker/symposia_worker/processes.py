@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from celery import Celery, bootsteps, signals
 
 from symposia_shared.archive import Archive
-from symposia_shared.broker import COORDINATOR, TEST_QUEUE, Doorbell, celery_app, queue_for
+from symposia_shared.broker import CHECK_QUEUE, CHECKS, COORDINATOR, TEST_QUEUE, Doorbell, celery_app, queue_for
 from symposia_shared.errors import SymposiaError, UnknownModel
 from symposia_shared.ledger import Ledger
 from symposia_shared.settings import Settings
@@ -89,8 +89,8 @@ def run_pool(settings: Settings, plan: PoolPlan) -> int:
     ledger, archive = _seams(settings)
     running = _PoolProgram(app, settings, plan, ledger, archive)
     models = dict.fromkeys((*plan.models, *sorted(ledger.wanted(plan.name))))
-    queues = [queue_for(m) for m in models] + ([TEST_QUEUE] if plan.test_models else [])
-    return _run(app, running, name=plan.name, queues=queues or [f"pool.{plan.name}"], concurrency=plan.concurrency)
+    queues = [*(queue_for(m) for m in models), *([TEST_QUEUE] if plan.test_models else []), CHECK_QUEUE]
+    return _run(app, running, name=plan.name, queues=queues, concurrency=plan.concurrency)
 
 
 class _PoolProgram:
@@ -116,6 +116,7 @@ class _PoolProgram:
                 self.ledger.refuse(self.plan.name, model, str(error))
         if self.plan.test_models:
             models["test/*"] = {"queue": TEST_QUEUE}
+        models[CHECKS] = {"queue": CHECK_QUEUE}
         self.pool = Pool(
             name=self.plan.name, device=self.plan.device, slots=self.plan.concurrency, ledger=self.ledger, archive=self.archive, course=self.course,
             bell=self.bell, engine=self.engine, placement=Placement(models), origin=self.plan.origin, watch=_watching(),

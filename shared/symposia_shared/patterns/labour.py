@@ -29,6 +29,8 @@ class Labour:
     workers: tuple[Member, ...]
     #: characters
     most_shown: int
+    #: what each worker is good at, where that is told
+    specialities: tuple[str, ...] = ()
 
     def plan(self, prompt: str, *, most: int, assigned: bool, otherwise: Plan) -> Steps[Plan]:
         """The head's plan; where it is none, its repair of it; where that is none either, ``otherwise``."""
@@ -74,25 +76,26 @@ class Labour:
         """The parts at ``places``; of those that a part follows, results in ``done`` are told and the others waited for."""
         seat = {place: i for i, place in enumerate(places)}
 
-        def worker(place: int) -> Member:
-            return self.workers[(plan.parts[place].worker + shift) % len(self.workers)]
+        def seat_of(place: int) -> int:
+            return (plan.parts[place].worker + shift) % len(self.workers)
 
         def asked(place: int, told: Mapping[int, str]) -> str:
             part = plan.parts[place]
             needs = page(*(f'Result of "{plan.parts[p].task}":\n{cut(told.get(p, _MISSING), self.most_shown)}' for p in part.after))
             return page(
                 section("The whole task, on which several people work", self.job.prompt), needs,
+                section("Your speciality", self.specialities[seat_of(place)] if self.specialities else None),
                 f"Your part: {part.task}\nDo your part and nothing else.",
             )
 
         def turn(place: int) -> Turn:
-            first = turn_of(self.job, worker(place), asked(place, done), draw=draw + seat[place])
+            first = turn_of(self.job, self.workers[seat_of(place)], asked(place, done), draw=draw + seat[place])
             return first.model_copy(update={"after": tuple(seat[p] for p in plan.parts[place].after if p in seat)})
 
         def ask(at: int, replies: Sequence[Reply | None]) -> tuple[Message, ...]:
             place = places[at]
             heard = {p: text for p, i in seat.items() if (text := spoken(replies[i]))}
-            return user(asked(place, {**done, **heard}), system=worker(place).role)
+            return user(asked(place, {**done, **heard}), system=self.workers[seat_of(place)].role)
 
         return Round(turns=tuple(turn(p) for p in places), ask=ask, quorum=min(quorum, len(places)))
 

@@ -63,7 +63,7 @@ class SpecialistTeam(Selective):
 
     def play(self) -> Play:
         """Split, work, integration."""
-        labour = Labour(self, self.members[-1], self.members[:-1], self.part_chars)
+        labour = Labour(self, self.members[-1], self.members[:-1], self.part_chars, specialities=tuple(self._known()))
         plan = yield from self._split(labour)
         done = yield from labour.work(plan, quorum=self.quorum or 1)
         prompt = page(
@@ -76,8 +76,8 @@ class SpecialistTeam(Selective):
         })
 
     def _split(self, labour: Labour) -> Steps[Plan]:
-        known = self._known()
-        in_order = in_turn([f"Do what belongs to your speciality, {s}" for s in known], one_after_another=True)
+        known = labour.specialities
+        in_order = in_turn([f"what belongs to {s}" for s in known], one_after_another=True)
         if not self.planned:
             return in_order
         listed = "\n".join(f"{n}. {s}" for n, s in enumerate(known, 1))

@@ -10,6 +10,7 @@ from types import FrameType
 from typing import Protocol
 
 from symposia_shared.errors import StackUnavailable
+from symposia_shared.broker import CHECKS
 from symposia_shared.ledger import Ledger, away
 from symposia_worker.stack import state
 from symposia_worker.stack.blueprint import Blueprint, Plan, draw
@@ -107,7 +108,7 @@ class Supervisor:
         self._add(*blueprint.workers(orders, self.commands, ready=self._heartbeats.ready))
         self._until_ready(self.plan.start_timeout_s)
         self.phase = "ready"
-        if not ledger.placed():
+        if not set(ledger.placed()) - {CHECKS}:
             self.listener.say("no checkpoint is served yet: `symposia models pull smollm2-135m`, then `symposia models serve smollm2-135m`")
 
     def _announce(self, ledger: Ledger, origin: str) -> None:
