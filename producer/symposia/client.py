@@ -15,6 +15,7 @@ from symposia.handle import AsyncHandle, Handle
 from symposia.watcher import Watcher
 from symposia_shared.archive import Archive, checked_id
 from symposia_shared.broker import CHECKS, Doorbell, celery_app
+from symposia_shared.catalogue import countable_bytes
 from symposia_shared.errors import BadInput, NotPlaced, PromptTooLong, SymposiaError, UnknownJob, UnknownModel
 from symposia_shared.jobs import Collaboration, Inference, Job, Member
 from symposia_shared.ledger import Ledger, NewJob, Seat
@@ -227,5 +228,5 @@ def question(prompt: str, *, model: str, system: str | None = None, sampling: Sa
 
 def _prompt_bytes(job: Job) -> int:
     if isinstance(job, Inference):
-        return sum(len(m.content.encode()) for m in job.turn.messages)
-    return len(job.prompt.encode()) if isinstance(job, Collaboration) else 0
+        return sum(countable_bytes(m.content) for m in job.turn.messages)
+    return countable_bytes(job.prompt) if isinstance(job, Collaboration) else 0

@@ -332,9 +332,10 @@ class Pool:
 
     def _beat(self) -> None:
         total = self._passes_before + self._passes()
+        models = [m for m in sorted(self.placement.models) if m != CHECKS]
         facts = {
             "role": "pool", "pid": os.getpid(), "device": self.device, "engine_pid": self.engine.pid, "host": socket.gethostname(),
-            "ready_at": self._ready_at, "beat_at": time.time(), "models": [m for m in sorted(self.placement.models) if m != CHECKS], "queues": self.placement.queues,
+            "ready_at": self._ready_at, "beat_at": time.time(), "models": models, "queues": self.placement.queues,
             "slots": self.tickets.slots, "held": len(self.tickets), "origin": self.origin,
         }
         self.ledger.beat(self.name, facts, {"forward_passes": total - self._passes_told, "loads": self._loads})

@@ -98,7 +98,7 @@ class _PoolProgram:
 
     def __init__(self, app: Celery, settings: Settings, plan: PoolPlan, ledger: Ledger, archive: Archive) -> None:
         self.plan, self.ledger = plan, ledger
-        self.folder = settings.dir / "cache" / "models"
+        self.folder = settings.dir
         self.engine = EngineProcess(plan.device, _memory(plan), threads=plan.threads, on_death=self._died)
         self.course = Course(ledger, archive, CeleryCanvas(app), Doorbell(app))
         self.archive, self.bell, self.app = archive, Doorbell(app), app
@@ -137,14 +137,14 @@ class _PoolProgram:
 
     def _load(self, model: str) -> dict[str, object]:
         """Verified files on this disk, then resident on the device; raises what is wrong with either."""
-        from symposia_worker.models.cache import ModelCache
+        from symposia_worker.models.cache import ModelCache, cache_folder
         from symposia_worker.models.store import ModelStore
 
         models = ModelStore(self.archive.store)
         manifest = models.manifest(model)
         if manifest is None:
             raise UnknownModel(f"{model!r} is not in the model store.", field="model", value=model, remedy=f"Put it there: symposia models pull {model}")
-        folder = ModelCache(self.folder).fetch(models, model)
+        folder = ModelCache(cache_folder(self.folder) / "models").fetch(models, model)
         loaded = self.engine.load(model, str(folder))
         log.info("loaded %s: %.0f MB in %.1f s", model, loaded.bytes / 1e6, loaded.seconds)
         return {"queue": queue_for(model), "context": loaded.context, "longest_token_bytes": manifest.facts.longest_token_bytes,

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 
 import typer
 
-from symposia.cli import doctor, info, jobs, patterns, rehearse, vote
+from symposia.cli import doctor, info, jobs, patterns, rehearse, replay, vote
 from symposia.cli.options import AsJson, Folder
 from symposia_shared.errors import SymposiaError
 
@@ -26,6 +26,7 @@ def build() -> typer.Typer:
     jobs.register(app)
     patterns.register(app)
     rehearse.register(app)
+    replay.register(app)
     app.command("vote", rich_help_panel="Answers")(vote.vote)
     weights = typer.Typer(no_args_is_help=True, help="Measured weights for weighted votes.")
     weights.callback()(lambda: None)

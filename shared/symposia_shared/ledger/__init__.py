@@ -50,7 +50,7 @@ class NewJob:
     kind: str
     spec: str
     deadline_ms: int
-    #: bytes of the longest prompt, by which a prompt that cannot fit is refused
+    #: bytes of the longest prompt that no tokenizer drops (``catalogue.countable_bytes``), by which a prompt that cannot fit is refused
     prompt_bytes: int
     models: tuple[str, ...]
 

@@ -9,8 +9,8 @@ import time
 from types import FrameType
 from typing import Protocol
 
-from symposia_shared.errors import StackUnavailable
 from symposia_shared.broker import CHECKS
+from symposia_shared.errors import StackUnavailable
 from symposia_shared.ledger import Ledger, away
 from symposia_worker.stack import state
 from symposia_worker.stack.blueprint import Blueprint, Plan, draw

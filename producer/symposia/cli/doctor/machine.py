@@ -114,7 +114,7 @@ def devices() -> Check:
 
 def cache(folder: Path) -> Check:
     """Whether checkpoints can be written to this disk, and how much of it is free."""
-    place = folder / "cache"
+    place = Path(os.environ.get("SYMPOSIA_CACHE") or folder / "cache")
     while not place.exists():
         place = place.parent
     free = shutil.disk_usage(place).free

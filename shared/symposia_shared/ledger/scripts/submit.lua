@@ -8,7 +8,8 @@ for k = 1, #ARGV, 7 do
     local where = redis.call('HGET', P .. 'placed', string.sub(model, 1, 5) == 'test/' and 'test/*' or model)
     if not where then refused = 'unplaced ' .. model break end
     local place = cjson.decode(where)
-    if place.context and bytes > place.context * place.longest_token_bytes then
+    local bounded = type(place.context) == 'number' and type(place.longest_token_bytes) == 'number'
+    if bounded and bytes > place.context * place.longest_token_bytes then
       refused = 'toolong ' .. place.context .. ' ' .. place.longest_token_bytes .. ' ' .. model break
     end
     queue = place.queue
