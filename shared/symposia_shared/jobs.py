@@ -37,6 +37,10 @@ ModelId = Annotated[str, AfterValidator(_model_id)]
 def _not_blank(text: str) -> str:
     if not text.strip():
         raise ValueError("the prompt is empty; say what is asked.")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"the prompt holds a lone surrogate at character {error.start}, which is no text; remove it.") from None
     return text
 
 

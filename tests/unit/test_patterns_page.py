@@ -61,7 +61,7 @@ def most_of(kind: str, **fields: Any) -> tuple[int, int]:
     ("hierarchical", {"members": 5}, 4 + 4 + 4, 6),
     ("ensemble", {"members": 7}, 7, 1),
     ("specialist_team", {"members": 5}, 3 + 4, 4),
-    ("iterative_refinement", {"members": 3, "rounds": 3}, 2 + 3 * 3 + 3, 1 + 3 * 3),
+    ("iterative_refinement", {"members": 3, "rounds": 3}, 2 + 3 * 3, 1 + 3 * 3),
     ("adversarial", {"attacks": 3, "repairs": 0, "judge": "j"}, 1 + 3 * (1 + 3), 1 + 3 * 3),
     ("consensus_building", {"members": 4, "rounds": 5, "answer_kind": "code"}, 4 * 5, 5),
 ])

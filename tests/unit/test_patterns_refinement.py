@@ -68,8 +68,8 @@ def test_a_score_that_cannot_be_read_keeps_nothing() -> None:
     assert found.verdict.answer == "v0"
 
 
-def test_a_draft_without_a_score_is_scored_again_beside_its_revision() -> None:
-    said = iter(["hm", "Score: 6", "Score: 6"])
+def test_a_draft_whose_scorer_failed_is_scored_beside_its_revision() -> None:
+    said = iter([None, "Score: 6", "Score: 6"])
     script = refining(["v0", "v1"], {})
     inner = script.say
     script.say = lambda n, p, t: next(said) if "How good" in t.messages[-1].content else inner(n, p, t)
@@ -78,6 +78,15 @@ def test_a_draft_without_a_score_is_scored_again_beside_its_revision() -> None:
     assert found.verdict.answer == "v1"
     assert found.verdict.notes == {"scores": [6, 6], "kept": 1}
     assert len(found.rounds[-1].turns) == 2
+
+
+def test_a_draft_whose_score_cannot_be_read_stays_and_is_not_scored_again() -> None:
+    script = refining(["v0", "v1", "v2"], {"v0": "hm", "v1": "Score: 9", "v2": "Score: 9"})
+    found = play(job_of("iterative_refinement", 2, rounds=2), script)
+    assert found.verdict is not None
+    assert found.verdict.answer == "v0"
+    assert found.verdict.notes == {"scores": [None, 9, 9], "kept": 0}
+    assert [len(r.turns) for r in found.rounds] == [1, 2, 1, 1, 1, 1, 1]
 
 
 def test_the_highest_score_ends_it() -> None:

@@ -36,8 +36,10 @@ def _run(code: str, tests: list[str]) -> dict[str, object]:
     defined = "\n".join([code, *(_as_function(t, n) for n, t in enumerate(tests) if _is_statement(t))])
     ran = sandbox.run(defined, calls)
     outcomes = list(ran.outcomes)
-    if not outcomes or outcomes[0].kind == "raised":
-        return {"ran": False, "passed": False, "detail": (outcomes[0].text if outcomes else ran.how)[:DETAIL_CHARS]}
+    if not outcomes:
+        return {"ran": False, "passed": False, "detail": f"ended by {ran.how} before its tests"}
+    if outcomes[0].kind == "raised":
+        return {"ran": True, "passed": False, "detail": f"the program itself raised {outcomes[0].text}"[:DETAIL_CHARS]}
     for test, outcome in zip(tests, outcomes[1:], strict=False):
         if outcome.kind == "raised" or outcome.text == "False":
             return {"ran": True, "passed": False, "detail": f"{test[:200]} -> {outcome.text}"[:DETAIL_CHARS]}

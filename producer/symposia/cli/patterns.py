@@ -87,7 +87,7 @@ def _member(text: str) -> dict[str, str]:
 def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
     """An option for one field: choices for a literal, a flag for a boolean, a repeated option for a tuple."""
     kind, default = _plain(field.annotation), field.get_default(call_default_factory=True)
-    help_text = field.description or f"Default: {default}." if default not in (None, ()) else None
+    help_text = field.description or (f"Default: {default}." if default not in (None, ()) else None)
     if get_origin(kind) is tuple:
         inner: Any = list[str]
         default = list(default or ())

@@ -19,6 +19,8 @@ from symposia_shared.verdicts import Ballot
 class Ensemble(Collaboration):
     """Three to twenty members answer the same prompt without seeing one another; a consensus over their answers is the verdict.
 
+    ``best_response`` scores an answer by the mean log-probability of its tokens, where the engine reports one.
+
     With one checkpoint in several seats this is self-consistency (Wang et al. 2023, arXiv:2203.11171): each seat draws with a
     seed of its own. The round stops early once no missing answer can change the verdict.
     """
@@ -47,7 +49,8 @@ class Ensemble(Collaboration):
 
     def _ballots(self, replies: Sequence[Reply | None]) -> list[Ballot]:
         return [
-            Ballot(member=m.name or m.model, model=m.model, text=r.text if r is not None and r.kind == "completion" else None)
+            Ballot(member=m.name or m.model, model=m.model, text=r.text, score=r.logprob_mean) if r is not None and r.kind == "completion"
+            else Ballot(member=m.name or m.model, model=m.model, text=None)
             for m, r in zip(self.members, replies, strict=True)
         ]
 

@@ -29,6 +29,8 @@ class Version:
 
     text: str
     score: int | None = None
+    #: whether a scorer has answered; asked again it would say the same, as scorers draw nothing
+    scored: bool = False
 
 
 class IterativeRefinement(Selective):
@@ -37,10 +39,10 @@ class IterativeRefinement(Selective):
     Self-Refine (Madaan et al. 2023, arXiv:2303.17651), with two differences that its critics asked for (Huang et al. 2023,
     arXiv:2310.01798): the critic is another member than the author, and a score that is not the author's decides what is
     kept. The score is the number of ``tests`` passed, where there are tests and code can be run, else an integer from 1 to
-    10 by ``scorer`` (left out: the last member who is not the author). A score that cannot be read keeps nothing. It ends
-    early at the highest score. The first member is the author; where it has no draft, the next. ``quorum`` is the fewest
-    members that must have answered in the end. ``notes`` of the verdict: the ``scores`` of the versions in order, the draft
-    first, None where there is no score; and which of them was ``kept`` (0: the draft).
+    10 by ``scorer`` (left out: the last member who is not the author). A score that cannot be read keeps nothing, and leaves
+    the draft in place. It ends early at the highest score. The first member is the author; where it has no draft, the next.
+    ``quorum`` is the fewest members that must have answered in the end. ``notes`` of the verdict: the ``scores`` of the
+    versions in order, the draft first, None where there is no score; and which of them was ``kept`` (0: the draft).
     """
 
     refused: ClassVar[Mapping[ConsensusName, str]] = {name: ONE_ANSWER for name in NAMES if name != "best_response"}
@@ -119,7 +121,7 @@ class IterativeRefinement(Selective):
         scored = scoring.turns(best) if score_too else ()
         replies = yield Round(turns=(turn_of(self, critic, prompt, draw=draw), *scored), quorum=0)
         if scored:
-            best, scoring = Version(best.text, scoring.score(replies[1:])), scoring.after(replies[1:])
+            best, scoring = scoring.scored(best, replies[1:]), scoring.after(replies[1:])
         return spoken(replies[0]), scoring, best
 
     def _revised(self, author: Member, best: Version, critique: str, *, draw: int) -> Steps[Version | None]:
@@ -158,12 +160,13 @@ class Scoring:
             return tuple(python_check(code, [test]) for test in self.job.tests)
         return (sober_turn_of(self.job, self.scorer, score_prompt(self.job.prompt, version.text, most_chars=self.job.answer_chars)),)
 
-    def score(self, replies: Sequence[Reply]) -> int | None:
-        """The score in the replies to ``turns``."""
+    def scored(self, version: Version, replies: Sequence[Reply]) -> Version:
+        """``version`` with the score in the replies to its ``turns``."""
         if not self.by_tests:
-            return score_of(spoken(replies[0]))
+            return Version(version.text, score_of(spoken(replies[0])), replies[0].spoke)
         rulings = [r for r in map(ruling_of, replies) if r is not None]
-        return sum(1 for r in rulings if r.passed) if len(rulings) == len(replies) else None
+        all_ran = len(rulings) == len(replies)
+        return Version(version.text, sum(1 for r in rulings if r.passed) if all_ran else None, all_ran)
 
     def after(self, replies: Sequence[Reply]) -> Scoring:
         """By the scorer from now on, where a test could not be run at all."""
@@ -172,10 +175,7 @@ class Scoring:
         return self
 
     def compared(self, best: Version, revised: Version) -> Steps[tuple[Version, Version]]:
-        """Both versions with their scores; the best one is scored again where it has none."""
-        first, second = self.turns(revised), self.turns(best) if best.score is None else ()
+        """Both versions with their scores; the best one is scored now where no scorer has answered for it yet."""
+        first, second = self.turns(revised), () if best.scored else self.turns(best)
         replies = yield Round(turns=(*first, *second), quorum=0)
-        revised = Version(revised.text, self.score(replies[:len(first)]))
-        if second:
-            best = Version(best.text, self.score(replies[len(first):]))
-        return best, revised
+        return self.scored(best, replies[len(first):]) if second else best, self.scored(revised, replies[:len(first)])
