@@ -30,7 +30,7 @@ demo: $(VENV)/.installed
 	$(BIN)/symposia demo --dir $(DEMO_DIR)
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 bench: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.queued

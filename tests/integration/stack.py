@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from symposia import Client
+from symposia.cli.info import running
 from symposia_shared.settings import load
 
 SYMPOSIA = [sys.executable, "-m", "symposia"]
@@ -46,7 +47,7 @@ class Stack:
 
     def pid(self, role: str) -> int:
         """The pid of the (first) process of a role, once it has one."""
-        found = wait_for(lambda: next((p["pid"] for p in self.json("info")["processes"] if p["role"] == role and p["pid"]), None))
+        found = wait_for(lambda: next((p["pid"] for p in running(self.folder)["processes"] if p["role"] == role and p["pid"]), None))
         return int(found)
 
     def kill(self, role: str, sig: signal.Signals = signal.SIGKILL) -> int:

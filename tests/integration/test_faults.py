@@ -47,7 +47,7 @@ def whole(stack: Stack, found: Result) -> None:
 
 def test_a_killed_pool_loses_nothing_and_repeats_only_what_was_in_flight(own_stack: Stack) -> None:
     done = own_stack.client.submit(Inference(model="test/echo", prompt="before")).result(30)
-    handle = own_stack.client.submit(slow_ensemble())
+    handle = own_stack.client.submit(slow_ensemble(4000))
     wait_for(lambda: handle.status().state == "running")
     old = own_stack.kill("pool")
     found = handle.wait(60)
@@ -61,7 +61,7 @@ def test_a_killed_pool_loses_nothing_and_repeats_only_what_was_in_flight(own_sta
 
 
 def test_a_killed_engine_process_is_replaced_and_its_turns_run_again(own_stack: Stack) -> None:
-    handle = own_stack.client.submit(slow_ensemble())
+    handle = own_stack.client.submit(slow_ensemble(4000))
     wait_for(lambda: handle.status().state == "running")
     pool, engine = own_stack.pid("pool"), own_stack.kill("engine")
     found = handle.wait(60)
