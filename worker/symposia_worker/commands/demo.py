@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -35,10 +37,11 @@ def command(
     _must("ensemble", QUESTION, *seats, "--answer-kind", "text", "--no-early-stop", "--seed", "1", "--temperature", "0.3", "--max-tokens", "16", *folder)
     _say("4", "where to look")
     _must("info", *folder)
+    symposia = "symposia" if shutil.which("symposia") else os.path.relpath(Path(sys.executable).with_name("symposia"))
     print(f"\nFlower's user and password: {dir / 'credentials.json'}\n\nWhat to type next:\n"
-          f"  symposia ask 'Name a river.' --model {MODEL} --dir {dir}\n"
-          f"  symposia jobs --dir {dir}\n  symposia stats --dir {dir}\n"
-          f"  symposia {'down' if keep else 'up'} --dir {dir}", flush=True)
+          f"  {symposia} ask 'Name a river.' --model {MODEL} --dir {dir}\n"
+          f"  {symposia} jobs --dir {dir}\n  {symposia} stats --dir {dir}\n"
+          f"  {symposia} {'down' if keep else 'up'} --dir {dir}", flush=True)
     if not keep:
         _must("down", *folder)
 
