@@ -38,6 +38,8 @@ def broker(folder: Folder, credentials: Credentials, ports: Ports) -> Part:
         "bind": LOOPBACK, "protected-mode": "yes", "port": ports.broker, "requirepass": password, "dir": _quoted(folder.broker),
         "appendonly": "yes", "appendfsync": "always", "save": '""', "maxmemory": min(high, max(low, usable_memory() // 4)),
         "maxmemory-policy": "noeviction", "daemonize": "no", "logfile": '""', "pidfile": '""', "tcp-keepalive": 60,
+        # a job's hash stays a compact list although its JSON is longer than the 64 bytes Valkey allows by itself
+        "hash-max-listpack-value": 600,
     }
     configuration = folder.broker / "valkey.conf"
     write_private(configuration, "".join(f"{name} {value}\n" for name, value in settings.items()))
