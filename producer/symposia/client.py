@@ -126,8 +126,17 @@ class Client:
     def _record(self, job_id: str, job: Job) -> NewJob:
         job = job.seeded(secrets.randbits(48))
         self._check_roles(job)
+        job = self._sized(job)
         spec = self.archive.spec(job_id, job.to_json())
         return NewJob(job_id=job_id, kind=job.name, spec=spec, deadline_ms=int(job.deadline_s * 1000), prompt_bytes=_prompt_bytes(job), models=job.models)
+
+    def _sized(self, job: Job) -> Job:
+        """The job with its members' sizes, where a weighted vote has nothing else to count by."""
+        if not isinstance(job, Collaboration) or getattr(job, "consensus", None) != "weighted_vote" or getattr(job, "weights", None) is not None:
+            return job
+        placed = self.ledger.placed()
+        members = [m.model_copy(update={"params_b": placed.get(m.model, {}).get("params_b") or None}) if m.params_b is None else m for m in job.members]
+        return job.model_copy(update={"members": tuple(members)})
 
     def _check_roles(self, job: Job) -> None:
         """Refuse members that are to plan, judge or criticise with a checkpoint that was not tuned to follow instructions."""

@@ -119,6 +119,8 @@ class Member(Value):
     name: Annotated[str, Field(min_length=1, max_length=64)] | None = None
     #: what this member is told about its part, as a system message
     role: Annotated[str, Field(max_length=4000)] | None = None
+    #: billions of parameters, by which a weighted vote counts where no accuracies are given; filled in at submit where known
+    params_b: float | None = Field(None, gt=0.0, le=1e5)
 
 
 def _members(given: tuple[Member, ...]) -> tuple[Member, ...]:

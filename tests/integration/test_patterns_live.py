@@ -109,3 +109,25 @@ def test_a_debates_rounds_follow_one_another_without_idling(stack: Stack) -> Non
     found = stack.client.submit(job("debate", "test/slow:1000", "test/slow:1000", early_stop=False, answer_kind="text")).result(90)
     assert len(found.rounds) == 3
     assert [r.closed_by for r in found.rounds] == ["all"] * 3
+
+
+def test_a_part_that_follows_instructions_is_not_given_to_a_base_model(stack: Stack) -> None:
+    ledger = stack.client.ledger
+    places = {name: {"queue": "turns.none", "instruct": name == "chat", "params_b": 7.0} for name in ("base", "chat")}
+    ledger.place("elsewhere", places)
+    try:
+        with pytest.raises(BadInput, match=r"base is a base model.*served: chat"):
+            stack.client.submit(job("hierarchical", "base", "chat", "chat"))
+        handle = stack.client.submit(job("ensemble", "base", "base", "base", consensus="weighted_vote"))  # votes admit any
+        handle.cancel()
+        members = handle.wait(60).job["members"]
+        assert [m["params_b"] for m in members] == [7.0] * 3
+    finally:
+        ledger.run("place", "elsewhere", "", "")
+
+
+def test_measured_weights_decide_a_weighted_vote(stack: Stack) -> None:
+    accuracies = {"models": {"test/say:1": {"right": 1, "n": 20}, "test/say:2": {"right": 19, "n": 20}}}
+    found = stack.client.submit(job("ensemble", "test/say:1", "test/say:1", "test/say:2", consensus="weighted_vote", answer_kind="number", weights=accuracies))
+    assert found.result(60).answer == "2"
+    same_verdict_replayed(found.result(5))

@@ -148,7 +148,7 @@ class _PoolProgram:
         loaded = self.engine.load(model, str(folder))
         log.info("loaded %s: %.0f MB in %.1f s", model, loaded.bytes / 1e6, loaded.seconds)
         return {"queue": queue_for(model), "context": loaded.context, "longest_token_bytes": manifest.facts.longest_token_bytes,
-                "instruct": loaded.instruct}
+                "instruct": loaded.instruct, "params_b": round(loaded.parameters / 1e9, 4)}
 
     def _take_up(self, model: str) -> dict[str, object]:
         """Load a checkpoint at run time and let the worker read its queue, too."""

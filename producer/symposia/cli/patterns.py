@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -12,6 +13,7 @@ from pydantic.fields import FieldInfo
 
 from symposia.cli import show
 from symposia.cli.jobs import finish, prompt_text, sampling_of
+from symposia.cli.vote import read_weights
 from symposia.client import Client
 from symposia_shared.errors import BadInput
 from symposia_shared.jobs import Collaboration
@@ -48,6 +50,8 @@ def command_of(cls: type[Collaboration]) -> Callable[..., None]:
         base = cls.model_fields["sampling"].default
         sampling = sampling_of(base if isinstance(base, Sampling) else Sampling(), given["temperature"], given["max_tokens"], given["seed"])
         raw: dict[str, Any] = {name: given[name] for name in own if given[name] not in (None, [])}
+        if raw.get("weights") is not None:
+            raw["weights"] = read_weights(Path(raw["weights"])).model_dump()
         job = cls.parse({**raw, "kind": kind_of(cls), "prompt": prompt_text(given["prompt"]), "members": [_member(m) for m in given["member"]],
                          "sampling": sampling.model_dump(), "deadline_s": given["deadline"]})
         with Client(given["dir"]) as client:

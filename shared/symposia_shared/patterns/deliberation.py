@@ -8,7 +8,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from symposia_shared.answers import AnswerKind, kind_of
-from symposia_shared.consensus import ConsensusName, decide
+from symposia_shared.consensus import ConsensusName, Weights, decide
 from symposia_shared.jobs import Member, Members
 from symposia_shared.patterns.artefacts import spoken
 from symposia_shared.patterns.members import Steps, name_of, turn_of
@@ -27,6 +27,7 @@ class Deliberation(Selective):
     rounds: int = Field(3, ge=1, le=8, description="Rounds at most, the openings counted.")
     answer_kind: AnswerKind = Field("auto", description="What is compared and voted on.")
     labels: tuple[str, ...] = Field((), description="The admitted answers of kind label.")
+    weights: Weights | None = Field(None, description="Measured accuracies (symposia weights fit); weighted_vote counts by them.")
     peer_chars: int = Field(1200, ge=100, le=100_000, description="Characters shown of a peer's answer; a longer one loses its middle.")
     sampling: Sampling = Sampling(temperature=0.7)
 
@@ -54,7 +55,7 @@ class Deliberation(Selective):
 
     def ballots(self, texts: Sequence[str | None]) -> list[Ballot]:
         """The members' present answers."""
-        return [Ballot(member=name_of(m), model=m.model, text=t) for m, t in zip(self.members, texts, strict=True)]
+        return [Ballot(member=name_of(m), model=m.model, text=t, params_b=m.params_b) for m, t in zip(self.members, texts, strict=True)]
 
     def vote(self, rule: ConsensusName, texts: Sequence[str | None], kind: AnswerKind) -> Verdict:
         """What ``rule`` says of the members' present answers."""
@@ -62,7 +63,7 @@ class Deliberation(Selective):
 
     def tally(self, rule: ConsensusName, ballots: Sequence[Ballot], kind: AnswerKind) -> Verdict:
         """What ``rule`` says of ``ballots``."""
-        return decide(rule, ballots, kind=kind, labels=self.labels)
+        return decide(rule, ballots, kind=kind, weights=self.weights, labels=self.labels)
 
     def unanimous(self, texts: Sequence[str | None], kind: AnswerKind) -> bool:
         """Whether all who spoke, and at least two of the members, say the same."""

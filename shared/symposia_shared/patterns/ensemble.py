@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field
 
 from symposia_shared.answers import AnswerKind, kind_of
-from symposia_shared.consensus import ConsensusName, decide, majority_settled
+from symposia_shared.consensus import ConsensusName, Weights, decide, majority_settled
 from symposia_shared.jobs import Collaboration, Members
 from symposia_shared.play import Play, Round
 from symposia_shared.prompts import Sampling, user
@@ -32,6 +32,8 @@ class Ensemble(Collaboration):
     answer_kind: AnswerKind = "auto"
     #: the admitted answers of kind ``label``
     labels: tuple[str, ...] = ()
+    #: measured accuracies, as `symposia weights fit` writes them: what weighted_vote counts by, and what breaks others' ties
+    weights: Weights | None = None
     early_stop: bool = True
     sampling: Sampling = Sampling(temperature=0.7)
 
@@ -45,11 +47,12 @@ class Ensemble(Collaboration):
             turns=turns, settled=self._settled if self.early_stop else None, settled_from=len(turns) // 2 + 1,
             quorum=self.quorum or 1, close_at=self.quorum,
         )
-        return decide(self.consensus, self._ballots(replies), kind=self.answer_kind, labels=self.labels, question=self.prompt)
+        return decide(self.consensus, self._ballots(replies), kind=self.answer_kind, weights=self.weights, labels=self.labels,
+                      question=self.prompt)
 
     def _ballots(self, replies: Sequence[Reply | None]) -> list[Ballot]:
         return [
-            Ballot(member=m.name or m.model, model=m.model, text=r.text, score=r.logprob_mean) if r is not None and r.kind == "completion"
+            Ballot(member=m.name or m.model, model=m.model, text=r.text, params_b=m.params_b, score=r.logprob_mean) if r is not None and r.kind == "completion"
             else Ballot(member=m.name or m.model, model=m.model, text=None)
             for m, r in zip(self.members, replies, strict=True)
         ]
