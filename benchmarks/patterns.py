@@ -17,6 +17,7 @@ from typing import Any
 from symposia import Client, Collaboration, Result, parse_job
 from symposia.cli.replay import replayed
 from symposia_shared.consensus import RULES
+from symposia_shared.errors import SymposiaError
 from symposia_shared.patterns import OURS, kind_of
 
 LEAST = {"pipeline": 2, "debate": 2, "hierarchical": 3, "ensemble": 3, "specialist_team": 3, "iterative_refinement": 2, "adversarial": 2,
@@ -41,8 +42,11 @@ def team(kind: str, model: str) -> list[str]:
 
 
 def replays(found: Result) -> bool:
-    """Whether the transcript alone gives the recorded verdict."""
-    return found.state != "done" or replayed(Result.from_json(found.model_dump_json())) == found.verdict
+    """Whether the transcript alone gives the recorded verdict, or the error the job ended with."""
+    try:
+        return replayed(Result.from_json(found.model_dump_json())) == found.verdict
+    except SymposiaError as error:
+        return found.error is not None and error.name == found.error.type
 
 
 def matrix(client: Client, model: str) -> None:
@@ -71,9 +75,9 @@ def crowd(client: Client, model: str, count: int) -> None:
         jobs.append(job(kind, members, dice.choice(PROMPTS), n))
     begun = time.monotonic()
     found = [h.wait(1800) for h in client.submit_many(jobs)]
-    states = collections.Counter(f.state for f in found)
+    states = collections.Counter(f.error.type if f.error else f.state for f in found)
     print(f"\n{count} mixed collaborations at once: {dict(states)} in {time.monotonic() - begun:.0f} s, {sum(f.bill.calls for f in found)} calls; "
-          f"{sum(replays(f) for f in found)} replay to the same verdict")
+          f"{sum(replays(f) for f in found)} replay to the same end")
 
 
 def critical_path(client: Client) -> None:
@@ -92,10 +96,12 @@ def main() -> None:
     options.add_argument("--dir", required=True)
     options.add_argument("--model", default="smollm2-135m")
     options.add_argument("--crowd", type=int, default=200)
+    options.add_argument("--crowd-only", action="store_true")
     asked = options.parse_args()
     with Client(asked.dir) as client:
         critical_path(client)
-        matrix(client, asked.model)
+        if not asked.crowd_only:
+            matrix(client, asked.model)
         crowd(client, asked.model, asked.crowd)
         print({name: value for name, value in client.stats().items() if value})
 
