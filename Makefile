@@ -36,7 +36,7 @@ bench: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.queued
 
 gpu: $(VENV)/.installed
-	$(BIN)/python -m pytest -m gpu
+	$(BIN)/python -m pytest -m gpu -rs
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

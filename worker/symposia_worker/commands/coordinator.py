@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-
 import typer
 
-from symposia_shared.errors import SymposiaError
 from symposia_shared.settings import load
+from symposia_worker.commands import run_as_program
 from symposia_worker.processes import run_coordinator
 
 
@@ -17,8 +15,4 @@ def command(name: str = typer.Option("coordinator", help="Unique among the worke
 
 
 if __name__ == "__main__":
-    try:
-        typer.run(command)
-    except SymposiaError as error:
-        print(f"{error.name}: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+    run_as_program(command)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 
 import typer
 
-from symposia_shared.errors import SymposiaError
 from symposia_shared.settings import load
+from symposia_worker.commands import run_as_program
 from symposia_worker.processes import PoolPlan, run_pool
 
 
@@ -31,8 +30,4 @@ def command(
 
 
 if __name__ == "__main__":
-    try:
-        typer.run(command)
-    except SymposiaError as error:
-        print(f"{error.name}: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+    run_as_program(command)

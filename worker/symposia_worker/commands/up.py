@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from symposia_shared.errors import BadInput, StackUnavailable, SymposiaError
+from symposia_worker.commands import run_as_program
 
 if TYPE_CHECKING:
     from symposia_shared.settings import Settings
@@ -139,8 +140,4 @@ def _flower_installed() -> bool:
 
 
 if __name__ == "__main__":
-    try:
-        typer.run(command)
-    except SymposiaError as error:
-        print(f"{error.name}: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+    run_as_program(command)
