@@ -91,13 +91,15 @@ class Pool:
         self._stopped = threading.Event()
         self._engine_up = threading.Event()
         self._engine_up.set()
+        self._engine_died = threading.Event()
         self._left = 0
         self._peers = 1
         self._passes_told = 0
         self._passes_before = 0
         self._loads = len(_checkpoints(placement))
         self._ready_at: float | None = None
-        self._threads = [threading.Thread(target=target, name=target.__name__.strip("_"), daemon=True) for target in (self._record_loop, self._beat_loop)]
+        self._threads = [threading.Thread(target=target, name=target.__name__.strip("_"), daemon=True)
+                         for target in (self._record_loop, self._beat_loop, self._revive_loop)]
 
     def start(self) -> None:
         """Say what is served, then begin to beat and to record. The engine is up and its checkpoints are loaded."""
@@ -352,6 +354,9 @@ class Pool:
             for model in models:
                 try:
                     place = self._adopt(model) if self._adopt else {}
+                except Unavailable as error:
+                    log.warning("%s is not taken up yet: %s", model, error)
+                    return
                 except SymposiaError as error:
                     log.error("%s is not taken up: %s", model, error)
                     self.ledger.refuse(self.name, model, str(error))
@@ -377,26 +382,36 @@ class Pool:
         return pulse.forward_passes if pulse is not None else 0
 
     def on_engine_death(self, ids: Sequence[str]) -> None:
-        """The engine process is gone: hand its turns back, then start another one."""
+        """The engine process is gone: its turns are handed back, and another one is started."""
         self._engine_up.clear()
         self._passes_before += self._passes()
         log.error("the engine process of %s died with %d turns in flight; it is started again", self.name, len(ids))
-        threading.Thread(target=self._revive, args=(list(ids),), name="revive", daemon=True).start()
+        lost = self.tickets.of(ids)
+        threading.Thread(target=self._give_back, args=(lost,), kwargs={"killed": True}, name="hand back", daemon=True).start()
+        self._engine_died.set()
 
-    def _revive(self, ids: list[str]) -> None:
-        self._give_back(self.tickets.of(ids), killed=True)
+    def _revive_loop(self) -> None:
+        """The one thread that restarts the engine process: two at once would stop each other's."""
         attempt = 0
         while not self._stopping.is_set():
+            if not self._engine_died.wait(timeout=0.5):
+                continue
+            self._engine_died.clear()
             try:
                 self.engine.restart()
-                self._loads += len(_checkpoints(self.placement))
-                self._engine_up.set()
-                log.info("the engine process of %s is up again, pid %s", self.name, self.engine.pid)
-                return
             except Exception as error:
                 log.error("the engine process does not start: %s", error)
                 self._stopping.wait(_backoff(attempt))
                 attempt += 1
+                self._engine_died.set()
+                continue
+            attempt = 0
+            self._loads += len(_checkpoints(self.placement))
+            self._engine_up.set()
+            if self._engine_died.is_set():  # it died again meanwhile
+                self._engine_up.clear()
+            else:
+                log.info("the engine process of %s is up again, pid %s", self.name, self.engine.pid)
 
     def _give_back(self, tickets: Sequence[Ticket], *, killed: bool) -> None:
         if tickets:

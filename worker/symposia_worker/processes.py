@@ -19,7 +19,7 @@ from celery import Celery, bootsteps, signals
 
 from symposia_shared.archive import Archive
 from symposia_shared.broker import CHECK_QUEUE, CHECKS, COORDINATOR, TEST_QUEUE, Doorbell, celery_app, queue_for
-from symposia_shared.errors import SymposiaError, UnknownModel
+from symposia_shared.errors import SymposiaError, Unavailable, UnknownModel
 from symposia_shared.ledger import Ledger
 from symposia_shared.settings import Settings
 from symposia_shared.store import Store
@@ -111,6 +111,8 @@ class _PoolProgram:
         for model in sorted(self.ledger.wanted(self.plan.name) - set(models)):
             try:
                 models[model] = self._load(model)
+            except Unavailable as error:
+                log.warning("%s is not taken up yet: %s", model, error)
             except SymposiaError as error:
                 log.error("%s is not taken up: %s", model, error)
                 self.ledger.refuse(self.plan.name, model, str(error))

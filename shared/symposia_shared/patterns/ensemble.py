@@ -47,8 +47,11 @@ class Ensemble(Collaboration):
             turns=turns, settled=self._settled if self.early_stop else None, settled_from=len(turns) // 2 + 1,
             quorum=self.quorum or 1, close_at=self.quorum,
         )
-        return decide(self.consensus, self._ballots(replies), kind=self.answer_kind, weights=self.weights, labels=self.labels,
-                      question=self.prompt)
+        verdict = decide(self.consensus, self._ballots(replies), kind=self.answer_kind, weights=self.weights, labels=self.labels, question=self.prompt)
+        scored = any(r.kind == "completion" and r.logprob_mean is not None for r in replies)
+        if self.consensus == "best_response" and scored and verdict.rule:
+            verdict = verdict.model_copy(update={"rule": f"{verdict.rule}, scored by mean log-probability"})
+        return verdict
 
     def _ballots(self, replies: Sequence[Reply | None]) -> list[Ballot]:
         return [
