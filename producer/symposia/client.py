@@ -72,6 +72,7 @@ class Client:
         if len(ids) != len(jobs) or len(set(ids)) != len(ids):
             raise BadInput(f"{len(jobs)} jobs came with {len(ids)} ids, {len(set(ids))} of them different.", field="job_ids",
                            remedy="Give each job an id of its own.")
+        _ = self.bell  # imports Celery, which takes a while: before the job's clock starts, not between its record and its ring
         handles: list[Handle] = []
         for start in range(0, len(jobs), SUBMIT_BATCH):
             chunk = list(zip(ids[start:start + SUBMIT_BATCH], jobs[start:start + SUBMIT_BATCH], strict=True))

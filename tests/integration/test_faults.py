@@ -71,6 +71,16 @@ def test_a_killed_engine_process_is_replaced_and_its_turns_run_again(own_stack: 
     assert own_stack.since()["calls_repeated"] == 3
 
 
+def test_an_engine_that_dies_again_while_it_is_being_replaced_is_replaced_again(own_stack: Stack) -> None:
+    handle = own_stack.client.submit(slow_ensemble(2000))
+    wait_for(lambda: handle.status().state == "running")
+    for _ in range(3):
+        killed = own_stack.kill("engine")
+        wait_for(lambda dead=killed: own_stack.pid("engine") != dead)
+    whole(own_stack, handle.wait(90))
+    assert own_stack.client.ask("still there?", model="test/echo", timeout=30) == "still there?"
+
+
 def test_a_turn_that_always_kills_its_engine_is_given_up(own_stack: Stack) -> None:
     members = [Member(model="test/failing:crash"), *[Member(model="test/say:alive")] * 2]
     found = own_stack.client.submit(Ensemble(prompt="?", answer_kind="text", members=members)).wait(120)

@@ -71,7 +71,7 @@ def run_coordinator(settings: Settings, *, name: str) -> int:
 
     class Running:
         def start(self) -> None:
-            warm(archive)
+            warm(app, archive)
             coordinator.start()
 
         def ready(self) -> None:
@@ -105,7 +105,7 @@ class _PoolProgram:
         self.pool: Pool | None = None
 
     def start(self) -> None:
-        warm(self.archive)
+        warm(self.app, self.archive)
         self.engine.start()
         models: dict[str, dict[str, object]] = {model: self._load(model) for model in self.plan.models}
         for model in sorted(self.ledger.wanted(self.plan.name) - set(models)):
@@ -163,10 +163,15 @@ class _PoolProgram:
             self.pool.on_engine_death(ids)
 
 
-def warm(archive: Archive) -> None:
-    """Import now what the first job would else wait for."""
+def warm(app: Celery, archive: Archive) -> None:
+    """Import and connect now what the first job would else wait for; what is away now is tried again then."""
     importlib.import_module("symposia_shared.consensus")
-    _ = archive.store.client
+    _ = archive.store.client, app.backend
+    try:
+        with app.producer_or_acquire() as producer:
+            producer.connection.ensure_connection(max_retries=1)
+    except Exception as error:
+        log.info("not yet connected for sending: %s", error)
 
 
 def _seams(settings: Settings) -> tuple[Ledger, Archive]:
