@@ -209,9 +209,9 @@ def test_a_part_that_keeps_dying_is_started_ever_later_and_says_why(tmp_path: Pa
 
 
 def test_a_process_whose_parent_is_gone_before_it_was_tied_does_not_start(tmp_path: Path) -> None:
-    # Given a tether told of a parent that is not its own
+    # Given a tether told of a parent that is not its own: no process has this number
     made = tmp_path / "made"
-    command = [sys.executable, "-I", "-S", tether.__file__, "--parent", str(os.getppid() + 1), "touch", str(made)]
+    command = [sys.executable, "-I", "-S", tether.__file__, "--parent", str(2**22 + 1), "touch", str(made)]
     # When it runs; then its command never does
     assert subprocess.run(command, check=False).returncode == 1
     assert not made.exists()
