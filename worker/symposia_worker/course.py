@@ -64,7 +64,7 @@ class Course:
         if current is not None and current.closed is None:
             return "round open"
         try:
-            rounds = self._rounds(entry)
+            rounds = self._rounds(entry, job)
         except PlayDiverged as error:
             return self._commit(entry, job, [], None, Fault(type=error.name, message=str(error)), "failed")
         if entry.state == "cancelled":
@@ -88,8 +88,7 @@ class Course:
         if entry is None or entry.round is None or entry.round.number != number or entry.round.closed is not None:
             return "round closed before"
         job = self._job(entry)
-        earlier = [r for r in (self.archive.round(job_id, n) for n in range(number)) if r is not None]
-        step = self._step(job, earlier)
+        step = self._step(job, self._earlier(entry))
         if not isinstance(step, Round):
             return "nothing to settle"
         replies = [self._reply(t) for t in entry.round.turns]
@@ -104,10 +103,11 @@ class Course:
         return self.advance(job_id)
 
     def _release(self, entry: LedgerJob, current: LedgerRound, step: Round, replies: Sequence[Reply | None]) -> list[int]:
-        due = [i for i, seat in enumerate(current.turns) if seat.state == "w" and all(replies[b] is not None for b in step.turns[i].after)]
-        payloads = {i: self.archive.payload(Seat(entry.job_id, current.number, i), step.asked(i, replies)) for i in due}
-        if not any(seat.state == "w" for seat in current.turns):
+        waiting = [i for i, seat in enumerate(current.turns) if seat.state == "w"]
+        if not waiting:
             return []
+        due = [i for i in waiting if all(replies[b] is not None for b in step.turns[i].after)]
+        payloads = {i: self.archive.payload(Seat(entry.job_id, current.number, i), step.asked(i, replies)) for i in due}
         released = self.ledger.release(entry.job_id, current.number, payloads)
         for i in released:
             self.bell.turn(Seat(entry.job_id, current.number, i), current.turns[i].queue, kind=entry.kind)
@@ -125,33 +125,33 @@ class Course:
             log.exception("the play of a %s raised", job.name)
             return Fault(type="JobFailed", message=f"the play of this {job.name} raised {type(error).__name__}: {error}. This is a bug of the pattern.")
 
-    def _rounds(self, entry: LedgerJob) -> list[RoundRecord]:
-        """The closed rounds: earlier ones from S3, the current one from the ledger."""
-        if entry.round is None:
-            return []
-        found = [self.archive.round(entry.job_id, n) for n in range(entry.current)]
-        rounds = [r for r in found if r is not None]
-        if len(rounds) != entry.current:
-            missing = [n for n, r in enumerate(found) if r is None]
-            raise PlayDiverged(f"rounds {missing} of job {entry.job_id} are missing in S3.")
-        if entry.round.closed is not None:
-            rounds.append(self._record(entry, entry.round))
-        return rounds
+    def _rounds(self, entry: LedgerJob, job: Job) -> list[RoundRecord]:
+        """The closed rounds: earlier ones from S3, the current one from the ledger. Raises PlayDiverged."""
+        earlier = self._earlier(entry)
+        if entry.round is None or entry.round.closed is None:
+            return earlier
+        return [*earlier, self._record(entry.round, self._replayed(entry, job, earlier))]
 
-    def _record(self, entry: LedgerJob, current: LedgerRound) -> RoundRecord:
+    def _earlier(self, entry: LedgerJob) -> list[RoundRecord]:
+        """The rounds before the current one, each of which was in S3 before its successor was opened. Raises PlayDiverged."""
+        found = [self.archive.round(entry.job_id, n) for n in range(max(0, entry.current))]
+        missing = [n for n, r in enumerate(found) if r is None]
+        if missing:
+            raise PlayDiverged(f"rounds {missing} of job {entry.job_id} are missing in S3.")
+        return [r for r in found if r is not None]
+
+    def _record(self, current: LedgerRound, step: Round) -> RoundRecord:
         closed: ClosedBy = current.closed or "all"
-        step = self._replayed(entry, current)
         replies = [self._reply(seat) if i in current.counted else None for i, seat in enumerate(current.turns)]
         records = [TurnRecord(turn=step.asked(i, replies), reply=replies[i] or _uncounted(closed, seat)) for i, seat in enumerate(current.turns)]
         return RoundRecord(round=current.number, digest=step.digest, closed_by=closed, counted=current.counted, turns=tuple(records))
 
-    def _replayed(self, entry: LedgerJob, current: LedgerRound) -> Round:
-        """What was asked: the play yields it again, which also proves that the code still agrees."""
-        job = self._job(entry)
-        earlier = [r for r in (self.archive.round(entry.job_id, n) for n in range(current.number)) if r is not None]
-        step = advance(job, [Played(digest=r.digest, replies=tuple(t.reply for t in r.turns)) for r in earlier])
-        if not isinstance(step, Round) or (current.digest and step.digest != current.digest):
-            raise PlayDiverged(f"round {current.number} of job {entry.job_id} no longer replays as it was opened; the pattern's code has changed "
+    def _replayed(self, entry: LedgerJob, job: Job, earlier: Sequence[RoundRecord]) -> Round:
+        """What was asked in the current round: the play yields it again, which also proves that the code still agrees."""
+        step = self._step(job, earlier)
+        opened = entry.round.digest if entry.round is not None else ""
+        if not isinstance(step, Round) or (opened and step.digest != opened):
+            raise PlayDiverged(f"round {entry.current} of job {entry.job_id} no longer replays as it was opened; the pattern's code has changed "
                                "since. Run the version that began the job, or submit it again.")
         return step
 
