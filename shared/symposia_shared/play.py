@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from symposia_shared.errors import BadInput, NoQuorum, PlayDiverged
 from symposia_shared.jobs import Collaboration, Inference, Job
 from symposia_shared.prompts import Message
+from symposia_shared.results import RoundRecord
 from symposia_shared.turns import Completion, Reply, Turn
 from symposia_shared.values import canonical_json
 from symposia_shared.verdicts import Verdict
@@ -73,6 +74,11 @@ class Played:
     replies: tuple[Reply, ...]
 
 
+def played(rounds: Sequence[RoundRecord]) -> list[Played]:
+    """Recorded rounds as a replay needs them."""
+    return [Played(digest=r.digest, replies=tuple(t.reply for t in r.turns)) for r in rounds]
+
+
 def play_of(job: Job) -> Play:
     """The play of any job; a single prompt is a play of one round of one turn."""
     if isinstance(job, Collaboration):
@@ -89,7 +95,7 @@ def _single(job: Inference) -> Play:
     return Verdict(answer=reply.text, spoken_by=job.model)
 
 
-def advance(job: Job, played: Sequence[Played]) -> Round | Verdict:
+def advance(job: Job, closed_rounds: Sequence[Played]) -> Round | Verdict:
     """What follows the closed rounds: the next round, or the verdict.
 
     Raises PlayDiverged when a replayed round is not the recorded one, and NoQuorum when too few spoke.
@@ -97,7 +103,7 @@ def advance(job: Job, played: Sequence[Played]) -> Round | Verdict:
     play = play_of(job)
     try:
         current = _as_round(next(play))
-        for number, closed in enumerate(played):
+        for number, closed in enumerate(closed_rounds):
             if closed.digest != current.digest:
                 raise PlayDiverged(f"round {number} of this {job.name} was recorded as {closed.digest}, but replays as {current.digest}; "
                                    "the pattern's code has changed since. Run the version that began the job, or submit it again.")

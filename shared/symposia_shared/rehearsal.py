@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from symposia_shared.errors import NoQuorum, PlayDiverged
 from symposia_shared.jobs import Job
-from symposia_shared.play import Played, Round, advance
+from symposia_shared.play import Round, advance, played
 from symposia_shared.results import Bill, Fault, Result, RoundRecord, TurnRecord, bill_of
 from symposia_shared.turns import Abstention, Reply, Turn
 from symposia_shared.values import Value
@@ -47,7 +47,7 @@ def rehearse(job: Job, script: Script) -> Rehearsed:
     rounds: list[RoundRecord] = []
     while True:
         try:
-            step = advance(job, [Played(digest=r.digest, replies=tuple(t.reply for t in r.turns)) for r in rounds])
+            step = advance(job, played(rounds))
         except (NoQuorum, PlayDiverged) as error:
             return Rehearsed(tuple(rounds), None, Fault(type=error.name, message=str(error)))
         if isinstance(step, Verdict):

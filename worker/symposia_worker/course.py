@@ -13,7 +13,7 @@ from symposia_shared.errors import NoQuorum, PlayDiverged
 from symposia_shared.jobs import Job
 from symposia_shared.ledger import Ledger, LedgerJob, LedgerRound, LedgerTurn, Seat
 from symposia_shared.patterns import parse_job
-from symposia_shared.play import Played, Round, advance
+from symposia_shared.play import Round, advance, played
 from symposia_shared.results import ClosedBy, Fault, Result, RoundRecord, State, TurnRecord, bill_of
 from symposia_shared.turns import Abstention, Cause, Completion, Reply, Timing
 from symposia_shared.values import Value
@@ -118,7 +118,7 @@ class Course:
 
     def _step(self, job: Job, rounds: Sequence[RoundRecord]) -> Round | Verdict | Fault:
         try:
-            return advance(job, [Played(digest=r.digest, replies=tuple(t.reply for t in r.turns)) for r in rounds])
+            return advance(job, played(rounds))
         except (NoQuorum, PlayDiverged) as error:
             return Fault(type=error.name, message=str(error))
         except Exception as error:  # a pattern's own bug ends its job, not the coordinator

@@ -12,7 +12,7 @@ from symposia.cli.options import AsJson, Folder
 from symposia.client import Client
 from symposia_shared.errors import BadInput
 from symposia_shared.patterns import parse_job
-from symposia_shared.play import Played, Round, advance
+from symposia_shared.play import Round, advance, played
 from symposia_shared.results import Result
 from symposia_shared.verdicts import Verdict
 
@@ -63,7 +63,7 @@ def replayed(found: Result, *, consensus: str | None = None) -> Verdict:
         if "consensus" not in parse_job(raw).__class__.model_fields:
             raise BadInput(f"a {raw.get('kind', 'inference')} has no consensus to replace.", field="consensus", value=consensus, remedy="Leave it out.")
         raw["consensus"] = consensus
-    step = advance(parse_job(raw), [Played(digest=r.digest, replies=tuple(t.reply for t in r.turns)) for r in found.rounds])
+    step = advance(parse_job(raw), played(found.rounds))
     if isinstance(step, Round):
         raise BadInput(f"the transcript of {found.job_id} ends after round {len(found.rounds) - 1}, and the play goes on; the job was {found.state}.",
                        field="rounds", value=len(found.rounds), remedy="Replay a job that is done.")
