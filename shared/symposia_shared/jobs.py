@@ -91,6 +91,12 @@ class Inference(Job):
     model: ModelId
     prompt: PromptText | None = None
     messages: tuple[Message, ...] = ()
+    #: the prompt is put to the model as it stands, without its chat template
+    raw: bool = False
+    #: infill: what follows the hole behind the prompt; for checkpoints that can
+    suffix: str | None = None
+    #: ``score``: the last message is not answered, its log-probability is reported
+    want: Literal["completion", "score"] = "completion"
 
     @model_validator(mode="after")
     def _one_question(self) -> Self:
@@ -108,7 +114,26 @@ class Inference(Job):
     def turn(self) -> Turn:
         """The one turn of this job."""
         messages = self.messages or (Message(role="user", content=self.prompt or ""),)
-        return Turn(member=self.model, model=self.model, messages=messages, sampling=self.sampling)
+        return Turn(member=self.model, model=self.model, messages=messages, sampling=self.sampling, want=self.want, raw=self.raw,
+                    suffix=self.suffix)
+
+
+class Embedding(Job):
+    """Texts to vectors, by a checkpoint that can ``embed``."""
+
+    kind: Literal["embedding"] = "embedding"
+    model: ModelId
+    texts: tuple[PromptText, ...] = Field(min_length=1, max_length=2048)
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        return (self.model,)
+
+    @property
+    def turn(self) -> Turn:
+        """The one turn of this job."""
+        messages = tuple(Message(role="user", content=t) for t in self.texts)
+        return Turn(member=self.model, model=self.model, messages=messages, sampling=self.sampling, want="embedding")
 
 
 class Member(Value):

@@ -59,8 +59,8 @@ class Round:
 
     @property
     def digest(self) -> str:
-        """16 hex digits that differ when a turn differs."""
-        return hashlib.sha256(canonical_json([t.model_dump(mode="json") for t in self.turns])).hexdigest()[:16]
+        """16 hex digits that differ when a turn differs. Fields at their default are left out, so that a new field leaves old rounds as they were."""
+        return hashlib.sha256(canonical_json([t.model_dump(mode="json", exclude_defaults=True) for t in self.turns])).hexdigest()[:16]
 
 
 Play = Generator[Round | Sequence[Turn], Sequence[Reply], Verdict]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from symposia_shared.values import Value
+from symposia_shared.values import Kinded, Value
 
 Role = Literal["system", "user", "assistant"]
 
@@ -16,6 +16,32 @@ class Message(Value):
 
     role: Role
     content: str
+
+
+class JsonForm(Kinded):
+    """The answer is JSON that a schema describes; an empty schema admits any JSON object."""
+
+    kind: Literal["json_schema"] = "json_schema"
+    #: a JSON Schema (draft 2020-12); what a grammar cannot enforce is refused before the request is admitted
+    definition: dict[str, Any] = Field(default_factory=dict)
+
+
+class ChoiceForm(Kinded):
+    """The answer is one of the options: each is scored, and the likeliest is said (``Completion.options`` has their probabilities)."""
+
+    kind: Literal["choice"] = "choice"
+    options: tuple[Annotated[str, Field(min_length=1, max_length=1000)], ...] = Field(min_length=1, max_length=256)
+
+
+class RegexForm(Kinded):
+    """The whole answer matches a regular expression, in the syntax of Rust's ``regex``: no look-around, no back-references."""
+
+    kind: Literal["regex"] = "regex"
+    pattern: str = Field(min_length=1, max_length=4096)
+
+
+#: what an answer must look like; enforced while it is decoded
+Form = Annotated[JsonForm | ChoiceForm | RegexForm, Field(discriminator="kind")]
 
 
 class Sampling(Value):
@@ -33,6 +59,10 @@ class Sampling(Value):
     seed: int | None = Field(None, ge=0, lt=2**63)
     #: strings that end the answer; not part of it
     stop: tuple[str, ...] = Field((), max_length=16)
+    #: report the log-probability of each token, with so many of the likeliest beside it; None: only their mean
+    logprobs: int | None = Field(None, ge=0, le=20)
+    #: what the answer must look like
+    form: Form | None = None
 
     def reseeded(self, offset: int) -> Sampling:
         """The same sampling with a seed of its own, ``offset`` places on."""

@@ -17,6 +17,9 @@ Cause = Literal[
     "deadline", "settled", "quorum", "cancelled",
 ]
 
+#: What is wanted of a checkpoint: text that goes on; a vector of each message; or how likely it finds the last message.
+Want = Literal["completion", "embedding", "score"]
+
 
 class Turn(Value):
     """A member, the checkpoint it speaks with, and what it is asked."""
@@ -27,6 +30,12 @@ class Turn(Value):
     #: chat messages, oldest first; a base model is given their contents as plain text
     messages: tuple[Message, ...] = Field(min_length=1)
     sampling: Sampling = Sampling()
+    #: ``embedding``: each message is a text of its own. ``score``: the last message is the text whose log-probability is asked
+    want: Want = "completion"
+    #: the messages' contents are the prompt as they stand; no chat template is put around them
+    raw: bool = False
+    #: infill: what follows the hole behind the last message
+    suffix: str | None = None
     #: places of the turns of its round that must have ended before it is asked; its messages are then ``Round.ask``'s
     after: tuple[int, ...] = ()
 
@@ -41,6 +50,15 @@ class Usage(Value):
 
     prompt_tokens: int = Field(0, ge=0)
     completion_tokens: int = Field(0, ge=0)
+
+
+class TokenLogprob(Value):
+    """A token of a completion, and how likely it was by the model's own distribution (natural logarithm)."""
+
+    token: str
+    logprob: float
+    #: the likeliest tokens at this place, likeliest first
+    top: tuple[tuple[str, float], ...] = ()
 
 
 class Timing(Value):
@@ -62,6 +80,12 @@ class Completion(Kinded):
     reasoning: str | None = None
     #: mean natural log-probability of the completion's tokens, where the engine reports it
     logprob_mean: float | None = None
+    #: by token, where ``Sampling.logprobs`` asked for it; of a scored text, its own tokens
+    logprobs: tuple[TokenLogprob, ...] | None = None
+    #: the probability of each option of a ``ChoiceForm``; they add up to one
+    options: dict[str, float] | None = None
+    #: of an embedding: one vector of length one per message
+    vectors: tuple[tuple[float, ...], ...] | None = None
     timing: Timing = Timing()
     #: the pool that ran it
     pool: str = ""

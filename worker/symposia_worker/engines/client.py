@@ -94,7 +94,8 @@ class EngineProcess:
             if not life.in_flight:
                 life.heard_at = time.monotonic()
             life.in_flight[turn_id] = Asked(on_first, on_delta, on_done)
-        life.send(Generate(id=turn_id, checkpoint=turn.model, messages=turn.messages, sampling=turn.sampling, stream=on_delta is not None))
+        life.send(Generate(id=turn_id, checkpoint=turn.model, messages=turn.messages, sampling=turn.sampling, want=turn.want, raw=turn.raw,
+                           suffix=turn.suffix, stream=on_delta is not None))
 
     def cancel(self, turn_id: str) -> None:
         """Stop a turn at its next token: its ``on_done`` gets an abstention, unless it was done already."""

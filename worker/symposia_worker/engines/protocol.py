@@ -15,10 +15,13 @@ from pydantic import Field, TypeAdapter
 
 from symposia_shared.errors import BadInput, PromptTooLong, Unavailable
 from symposia_shared.prompts import Message, Sampling
-from symposia_shared.turns import Cause, Completion
+from symposia_shared.turns import Cause, Completion, Want
 from symposia_shared.values import Kinded
 
 Dtype = Literal["float32", "bfloat16", "float16"]
+
+#: ``exact``: greedy tokens are those of torch in float32. ``fast``: 8-bit weights, within a stated loss of perplexity.
+Mode = Literal["exact", "fast"]
 
 #: checkpoints of this prefix are scripted: they need no folder and no load
 TEST_PREFIX = "test/"
@@ -37,6 +40,7 @@ class Load(Kinded):
     dtype: Dtype = "float32"
     #: the engine that is to run it
     engine: str = "torch"
+    mode: Mode = "exact"
 
 
 class Unload(Kinded):
@@ -54,6 +58,10 @@ class Generate(Kinded):
     checkpoint: str
     messages: tuple[Message, ...] = Field(min_length=1)
     sampling: Sampling = Sampling()
+    #: as in ``Turn``; an engine refuses what it cannot do before any decode
+    want: Want = "completion"
+    raw: bool = False
+    suffix: str | None = None
     #: whether ``delta`` events are wanted
     stream: bool = False
 
@@ -90,6 +98,9 @@ class Loaded(Kinded):
     context: int
     #: whether it has a chat template
     instruct: bool = False
+    #: what this engine can do with it: ``generate``, ``infill``, ``embed``, ``seq2seq``, ``score``, and the forms it can enforce:
+    #: ``json_schema``, ``choice``, ``regex``
+    capabilities: tuple[str, ...] = ("generate",)
     #: its ``model_type``
     family: str = ""
     parameters: int = 0
