@@ -130,3 +130,8 @@ def test_programs_are_compared_by_what_they_do_on_the_probe_calls(write: Write) 
     line = decided(invoke(vote, file))[0]
     assert line["agreement"] == pytest.approx(2 / 3)
     assert line["answer"] in ("    return x * 2\n", "    return x + x\n")
+
+
+def test_a_gold_answer_counts_as_given_where_the_model_put_quotation_marks_around_it(write: Write, tmp_path: Path) -> None:
+    invoke(weights_fit, write(row("q", 'Answer: "9"', gold="9", kind="latex")), "-o", tmp_path / "w.json")
+    assert Weights.from_json((tmp_path / "w.json").read_bytes()).models["a"].right == 1

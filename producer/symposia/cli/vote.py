@@ -15,7 +15,7 @@ from typing import Annotated, Any, BinaryIO, cast
 import typer
 from pydantic import Field, ValidationError
 
-from symposia_shared.answers import AnswerKind, canonical, extract, kind_of
+from symposia_shared.answers import AnswerKind, canonical, compared, extract, kind_of
 from symposia_shared.behaviour import behaviours, code_runs_here
 from symposia_shared.consensus import ConsensusName, Likeness, Weights, decide, fit
 from symposia_shared.errors import BadInput
@@ -177,7 +177,7 @@ def _marked(row: AnswerSet, asked: str) -> Iterator[tuple[str, bool]]:
     for answer in row.answers:
         found = None if answer.text is None else extract(answer.text, kind, labels=row.labels)
         if found is not None:
-            yield answer.model, found == gold
+            yield answer.model, compared(found, kind) == gold
 
 
 def _each_line(lines: BinaryIO, use: Callable[[AnswerSet], None]) -> int:

@@ -35,7 +35,7 @@ def lettered(texts: Sequence[str], *, most_chars: int) -> str:
 def positions(texts: Sequence[str | None], kind: AnswerKind, labels: Sequence[str] = ()) -> list[str | None]:
     """The answer in each text: equal where two say the same, None where there is none."""
     ballots = [Ballot(member=str(i), text=t) for i, t in enumerate(texts)]
-    return [v.extracted for v in decide("majority_vote", ballots, kind=kind, labels=labels).votes]
+    return [v.answer for v in decide("majority_vote", ballots, kind=kind, labels=labels).votes]
 
 
 def flips(before: Sequence[str | None], after: Sequence[str | None], kind: AnswerKind, labels: Sequence[str] = ()) -> int:
