@@ -56,7 +56,8 @@ class LikenessProcess:
 
     def _exchange(self, line: bytes) -> dict[str, Any]:
         process = self._process or self._start()
-        assert process.stdin is not None and process.stdout is not None  # noqa: S101 - both are pipes
+        assert process.stdin is not None  # noqa: S101 - a pipe
+        assert process.stdout is not None  # noqa: S101 - a pipe
         alarm = threading.Timer(self._patience_s, process.kill)  # which ends a blocked write as well as a blocked read
         alarm.start()
         try:
