@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -9,7 +10,7 @@ from symposia_shared.jobs import Job
 from symposia_shared.patterns import parse_job, patterns
 from symposia_shared.rehearsal import Rehearsed, rehearse
 from symposia_shared.scripted import scripted_reply
-from symposia_shared.turns import Abstention, Completion, Reply, Turn
+from symposia_shared.turns import LIKENESS, Abstention, Completion, Reply, Turn
 
 #: the fewest and the most members of each pattern, as DESIGN's table has them
 COUNTS: Mapping[str, tuple[int, int]] = {
@@ -27,7 +28,10 @@ def job_of(kind: str, members: int | None = None, **fields: Any) -> Any:
 
 
 class Scripted:
-    """A script that says what ``say`` returns (None: an abstention) and remembers what was asked."""
+    """A script that says what ``say`` returns (None: an abstention) and remembers what was asked. ``check/likeness`` abstains, unless
+    ``alike`` answers it."""
+
+    alike: Callable[[list[str]], str | None] | None = None
 
     def __init__(self, say: Callable[[int, int, Turn], str | None]) -> None:
         self.say = say
@@ -35,6 +39,9 @@ class Scripted:
 
     def __call__(self, number: int, place: int, turn: Turn) -> Reply:
         self.asked.append((number, place, turn))
+        if turn.model == LIKENESS:
+            told = self.alike(json.loads(turn.messages[-1].content)["texts"]) if self.alike else None
+            return Abstention(cause="refused", message="scripted") if told is None else Completion(text=told)
         text = self.say(number, place, turn)
         return Abstention(cause="timeout", message="scripted") if text is None else Completion(text=text, reasoning="SECRET THOUGHT")
 

@@ -57,7 +57,9 @@ class Client:
     @cached_property
     def bell(self) -> Doorbell:
         """What wakes pools and coordinators."""
-        return Doorbell(celery_app(self.settings, role="producer"))
+        bell = Doorbell(celery_app(self.settings, role="producer"))
+        bell.connect()
+        return bell
 
     def submit(self, job: Job, *, job_id: str | None = None) -> Handle:
         """Record a job and return its handle once the record is on Redis' disk.
@@ -72,7 +74,7 @@ class Client:
         if len(ids) != len(jobs) or len(set(ids)) != len(ids):
             raise BadInput(f"{len(jobs)} jobs came with {len(ids)} ids, {len(set(ids))} of them different.", field="job_ids",
                            remedy="Give each job an id of its own.")
-        _ = self.bell  # imports Celery, which takes a while: before the job's clock starts, not between its record and its ring
+        _ = self.bell  # imports Celery and connects, which takes a while: before the job's clock starts, not between its record and its ring
         handles: list[Handle] = []
         for start in range(0, len(jobs), SUBMIT_BATCH):
             chunk = list(zip(ids[start:start + SUBMIT_BATCH], jobs[start:start + SUBMIT_BATCH], strict=True))

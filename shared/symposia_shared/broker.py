@@ -92,6 +92,14 @@ class Doorbell:
     def __init__(self, app: Celery) -> None:
         self.app = app
 
+    def connect(self) -> None:
+        """Connect now, so that the first ring, within a job's time, need not. Nobody there is no error."""
+        try:
+            with self.app.producer_or_acquire() as producer:
+                producer.connection.ensure_connection(max_retries=1)
+        except Exception as error:
+            _connection(error)
+
     def turn(self, seat: Seat, queue: str, *, kind: str) -> bool:
         """Ring the pools of ``queue`` for one turn. Its Celery id is the job's own where the job is one prompt."""
         task_id = seat.job_id if kind == "inference" else None

@@ -9,7 +9,7 @@ from symposia_shared.errors import NoQuorum, PlayDiverged
 from symposia_shared.jobs import Job
 from symposia_shared.play import Round, advance, played
 from symposia_shared.results import Bill, Fault, Result, RoundRecord, TurnRecord, bill_of
-from symposia_shared.turns import Abstention, Reply, Turn
+from symposia_shared.turns import LIKENESS, Abstention, Reply, Turn
 from symposia_shared.values import Value
 from symposia_shared.verdicts import Verdict
 
@@ -81,12 +81,15 @@ def _in_order(step: Round) -> list[int]:
 
 
 def from_lines(lines: Sequence[ScriptLine]) -> Script:
-    """A script that reads ``lines``; a turn with no line left abstains, saying so."""
+    """A script that reads ``lines``; a turn with no line left abstains, saying so. ``check/likeness`` is said only by a line that places it:
+    no member speaks there, and where it abstains texts are compared by their words."""
     fixed = {(line.round, line.turn): line for line in lines if line.round is not None and line.turn is not None}
     queue = [line for line in lines if line.round is None or line.turn is None]
 
     def reply(number: int, place: int, turn: Turn) -> Reply:
-        line = fixed.get((number, place)) or (queue.pop(0) if queue else None)
+        line = fixed.get((number, place)) or (queue.pop(0) if queue and turn.model != LIKENESS else None)
+        if line is None and turn.model == LIKENESS:
+            return Abstention(cause="refused", message="a rehearsal asks no model, so texts are compared by their words")
         if line is None:
             return Abstention(cause="refused", message=f"the script has no line for round {number}, turn {place} ({turn.member})")
         return scripted(line)

@@ -20,6 +20,9 @@ Cause = Literal[
 #: What is wanted of a checkpoint: text that goes on; a vector of each message; or how likely it finds the last message.
 Want = Literal["completion", "embedding", "score"]
 
+#: the model of a turn in which free texts are compared; its reply is JSON, or an abstention where no such model is installed
+LIKENESS = "check/likeness"
+
 
 class Turn(Value):
     """A member, the checkpoint it speaks with, and what it is asked."""

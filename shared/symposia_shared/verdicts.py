@@ -26,7 +26,14 @@ class Vote(Value):
     member: str
     model: str = ""
     extracted: str | None = None
+    #: the answer it counts for, where that is written otherwise: ``9`` of ``"9"`` (None: ``extracted`` itself)
+    counted_for: str | None = None
     weight: float = 1.0
+
+    @property
+    def answer(self) -> str | None:
+        """What it votes for, in the words of ``Verdict.answer``."""
+        return self.counted_for if self.counted_for is not None else self.extracted
 
 
 class Verdict(Value):

@@ -88,6 +88,29 @@ def test_an_altered_reply_alters_the_verdict(stack: Stack) -> None:
     assert replayed(found, consensus="all_agree").answer is None
 
 
+def test_free_text_is_compared_by_a_recorded_turn_whose_scorer_the_verdict_names(stack: Stack) -> None:
+    texts = ("It rains a lot in Bergen.", "Bergen has very wet weather.", "Oslo is cold in winter.")
+    found = stack.client.submit(job("ensemble", *[f"test/say:{t}" for t in texts], answer_kind="text")).result(180)
+    (check,) = found.rounds[1].turns
+    assert check.turn.model == "check/likeness"
+    assert found.verdict is not None
+    scorer = "all-MiniLM-L6-v2 cosine" if check.reply.spoke else "token Jaccard, as check/likeness did not answer"
+    assert scorer in (found.verdict.rule or "")
+    same_verdict_replayed(found)
+
+
+def test_programs_of_an_ensemble_are_scored_by_the_tests_they_pass(stack: Stack) -> None:
+    programs = [f"test/say:```python\ndef f(x):\n    return {what}\n```" for what in ("1", "x", "y")]
+    found = stack.client.submit(job("ensemble", *programs, tests=["assert f(1) == 1", "assert f(2) == 2"])).result(90)
+    checked = [t for t in found.rounds[1].turns if t.reply.spoke]
+    assert len(found.rounds[1].turns) == 6
+    assert found.verdict is not None
+    if len(checked) == 6:  # code is run here
+        assert "return x" in (found.answer or "")
+        assert found.verdict.notes["passed"] == [1, 2, 0]
+    same_verdict_replayed(found)
+
+
 PLAN = json.dumps({"subtasks": [{"id": 1, "task": "a", "after": []}, {"id": 2, "task": "b", "after": [1]}, {"id": 3, "task": "c", "after": []},
                                 {"id": 4, "task": "d", "after": [3]}]})
 

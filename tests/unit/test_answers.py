@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from symposia_shared.answers import AnswerKind, canonical, code_digest, extract, kind_of
+from symposia_shared.answers import AnswerKind, canonical, code_digest, compared, extract, kind_of
 from symposia_shared.errors import BadInput
 
 NUMBERS = [
@@ -84,7 +84,7 @@ FORMULAS = [
     ("The answer is $x=\\frac{2}{3}$, as shown.", "0.666667"),
     ('{"answer": "\\frac{3}{4}"}', "0.75"),
     ('{"answer": "\\\\frac{3}{4}"}', "0.75"),
-    ('"reasoning": "...\n\nAnswer: "23"\n}', "23"),
+    ('"reasoning": "...\n\nAnswer: "23"\n}', '"23"'),
     ("\\boxed{2 \\times 3}", "2*3"),
     ("\\boxed{", None),
     ("", None),
@@ -213,3 +213,24 @@ def test_what_an_answer_holds_can_always_be_written_as_utf_8() -> None:
 def test_a_kind_that_does_not_exist_is_refused_with_a_remedy() -> None:
     with pytest.raises(BadInput, match="Choose one of"):
         extract("5", "sonnet")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("text", "shown", "means"), [
+    ('{"reasoning": "so it is 9", "answer": "9"}', "9", "9"),
+    ("{'answer': '9'}", "9", "9"),
+    ('{"reasoning": "so it is 9.\n\n**answer**: "9"\n}', '"9"', "9"),
+    ('{"reasoning": "so it is 9.\n\nAnswer: "9"\n}\n```', '"9"', "9"),
+    ('Answer: "\\dfrac{1}{2}"', '"1/2"', "0.5"),
+    ('Answer: "No solution exists."', '"Nosolutionexists."', "nosolutionexists"),
+    ("The answer is 9.", "9", "9"),
+])
+def test_quotation_marks_in_prose_stay_in_a_latex_answer_those_of_json_do_not_and_neither_is_compared(text: str, shown: str, means: str) -> None:
+    found = extract(text, "latex")
+    assert found == shown
+    assert compared(found, "latex") == means
+
+
+def test_quotation_marks_do_not_stay_in_answers_of_other_kinds() -> None:
+    assert extract('**answer**: "9"', "number") == "9"
+    assert extract('**answer**: "B"', "choice") == "B"
+    assert extract('**answer**: "abc"', "python_literal") == "abc"

@@ -157,3 +157,10 @@ def test_a_majority_is_settled_when_what_is_outstanding_cannot_change_it(
     cast: tuple[str | None, ...], outstanding: int, settled: bool,
 ) -> None:
     assert majority_settled([Vote(member="m", extracted=a) for a in cast], outstanding) is settled
+
+
+def test_an_answer_in_quotation_marks_is_shown_as_written_and_counted_as_the_bare_one() -> None:
+    verdict = decide("majority_vote", ballots('**answer**: "9"', "\\boxed{9}", "\\boxed{8}"), kind="latex")
+    assert (verdict.answer, verdict.n, verdict.agreement) == ("9", 3, pytest.approx(2 / 3))
+    assert [(v.extracted, v.answer) for v in verdict.votes] == [('"9"', "9"), ("9", "9"), ("8", "8")]
+    assert majority_settled(verdict.votes[:2], 1)

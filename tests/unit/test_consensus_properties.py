@@ -64,11 +64,11 @@ def test_adding_an_agreeing_vote_never_unseats_a_winner(
     assume(kind != "auto")
     before = decide(name, given_, kind=kind, weights=weights)
     assume(before.answer is not None)
-    side = {v.extracted for v in before.votes if v.extracted == before.answer}
-    backers = [b for b, v in zip(given_, before.votes, strict=True) if v.extracted in side]
+    side = {v.answer for v in before.votes if v.answer == before.answer}
+    backers = [b for b, v in zip(given_, before.votes, strict=True) if v.answer in side]
     joins = data.draw(st.sampled_from(backers)).model_copy(update={"member": "new", "score": data.draw(st.none() | st.floats(-10, 10))})
     after = decide(name, [*given_, joins], kind=kind, weights=weights)
-    winners = {v.extracted for b, v in zip([*given_, joins], after.votes, strict=True) if b in backers}
+    winners = {v.answer for b, v in zip([*given_, joins], after.votes, strict=True) if b in backers}
     assert after.answer in winners
     assert after.agreement is not None
     assert before.agreement is not None

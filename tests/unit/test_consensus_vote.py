@@ -130,3 +130,54 @@ def test_programs_are_compared_by_what_they_do_on_the_probe_calls(write: Write) 
     line = decided(invoke(vote, file))[0]
     assert line["agreement"] == pytest.approx(2 / 3)
     assert line["answer"] in ("    return x * 2\n", "    return x + x\n")
+
+
+def test_a_gold_answer_counts_as_given_where_the_model_put_quotation_marks_around_it(write: Write, tmp_path: Path) -> None:
+    invoke(weights_fit, write(row("q", 'Answer: "9"', gold="9", kind="latex")), "-o", tmp_path / "w.json")
+    assert Weights.from_json((tmp_path / "w.json").read_bytes()).models["a"].right == 1
+
+
+def test_a_byte_order_mark_does_not_stop_it(tmp_path: Path) -> None:
+    path = tmp_path / "bom.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + json.dumps(row("q", "5", "5")).encode() + b"\r\n")
+    assert decided(invoke(vote, path))[0]["answer"] == "5"
+
+
+def test_an_id_that_comes_again_and_an_empty_file_are_remarked_on(write: Write) -> None:
+    twice = invoke(vote, write(row("q", "5"), row("r", "5"), row("q", "6")))
+    assert (twice.exit_code, len(decided(twice))) == (0, 3)
+    assert twice.stderr == "line 3: the id 'q' stands in line 1, too; both are used.\n"
+    empty = invoke(vote, write("", "  "))
+    assert (empty.exit_code, empty.stdout, empty.stderr) == (0, "", "there are no lines to read.\n")
+
+
+def test_a_json_array_over_several_lines_is_one_error_and_not_one_per_line(write: Write) -> None:
+    with pytest.raises(BadInput, match="one JSON array"):
+        vote(str(write(json.dumps([row("q", "5")], indent=1))))
+
+
+@pytest.mark.parametrize(("field", "value", "said"), [
+    ("id", None, "AnswerSet.id: 'None' is neither text nor a whole number."), ("id", True, "AnswerSet.id: 'True' is neither"),
+    ("id", 1.5, "AnswerSet.id: '1.5' is neither"), ("gold", [1], "AnswerSet.gold: '[1]' is neither text nor a number."),
+])
+def test_an_id_or_a_gold_answer_of_another_type_is_named_plainly(write: Write, field: str, value: Any, said: str) -> None:
+    result = invoke(vote, write({**row("q", "5"), field: value}))
+    assert result.exit_code == 2
+    assert f"line 1: {said}" in result.stderr
+
+
+@pytest.mark.parametrize("broken", ["nonsense", "[]", '{"models": {"a": {"right": 5, "n": 3}}}', '{"models": {"a": 0.5}}'])
+def test_a_file_that_holds_no_weights_is_named(write: Write, broken: str) -> None:
+    with pytest.raises(BadInput, match=r"w\.json holds no weights"):
+        vote(str(write(row("q", "5"))), weights=write(broken, name="w.json"))
+
+
+def test_a_score_that_is_no_finite_number_is_reported(write: Write) -> None:
+    answers = '[{"model": "a", "text": "5", "score": %s}, {"model": "b", "text": "6", "score": 1}]'
+    result = invoke(vote, write(*(f'{{"id": {n}, "answers": {answers % score}}}' for n, score in enumerate(("NaN", "1e999", "-Infinity")))))
+    assert result.exit_code == 2
+    assert [line.split(":")[0] for line in result.stderr.splitlines()] == ["line 1", "line 2", "line 3"]
+
+
+def test_a_megabyte_of_text_is_read_to_its_end(write: Write) -> None:
+    assert decided(invoke(vote, write(row("big", "x " * 500_000 + "The answer is 5."))))[0]["answer"] == "5"

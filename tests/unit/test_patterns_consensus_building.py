@@ -59,6 +59,6 @@ def test_texts_are_gathered_by_what_they_say() -> None:
     alike = "The cat sat on the mat in the sun."
     script = by_member(m0=alike, m1="The cat sat on a mat in the sun", m2="Quantum fields commute at spacelike separation, always.")
     found = play(job_of("consensus_building", 3, rounds=2, answer_kind="text"), script)
-    assert "2 of 3 answered\n" in script.prompt(1, 0)
+    assert "2 of 3 answered\n" in script.prompt(2, 0)
     assert found.verdict is not None
     assert found.verdict.dissent == ("Quantum fields commute at spacelike separation, always.",)

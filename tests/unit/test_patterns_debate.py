@@ -105,7 +105,7 @@ def test_answers_with_a_marked_end_are_asked_for_where_they_are_counted() -> Non
     assert "Answer: <number>" in script.prompt(1, 0)
     script = by_member(m0="Roses are red and violets blue.", m1="An ode to autumn, then, in three lines of verse.")
     play(job_of("debate", 2, rounds=2, answer_kind="text"), script)
-    assert "Answer: <" not in script.prompt(1, 0)
+    assert "Answer: <" not in script.prompt(2, 0)
 
 
 def judged(pick: dict[int, str]) -> Scripted:

@@ -46,7 +46,7 @@ def test_a_revision_is_kept_only_if_its_score_does_not_fall() -> None:
     assert found.verdict is not None
     assert found.verdict.answer == "v2"
     assert found.verdict.notes == {"scores": [5, 4, 5, 3], "kept": 2}
-    assert found.verdict.rule == "best_response (scorer: m2, 1 to 10)"
+    assert found.verdict.rule == "best_response; scorer: m2, 1 to 10"
     last_critique = [t.messages[-1].content for _, _, t in script.asked if "Name the worst fault" in t.messages[-1].content][-1]
     assert "Answer:\nv2" in last_critique, "what is criticised is the best version"
 
@@ -152,7 +152,7 @@ def test_code_is_scored_by_the_tests_it_passes() -> None:
     assert found.verdict is not None
     assert "return x\n" in (found.verdict.answer or "")
     assert found.verdict.notes == {"scores": [1, 0, 3], "kept": 2}
-    assert found.verdict.rule == "best_response (scorer: check/python, tests passed of 3)"
+    assert found.verdict.rule == "best_response; scorer: check/python, tests passed of 3"
     checks = [t.turn for r in found.rounds for t in r.turns if t.turn.is_check]
     assert len(checks) == 9
     assert json.loads(checks[0].messages[-1].content) == {"code": "def f(x):\n    return 0\n", "tests": ["assert f(0) == 0"]}
@@ -161,5 +161,5 @@ def test_code_is_scored_by_the_tests_it_passes() -> None:
 def test_where_code_cannot_be_run_a_member_scores() -> None:
     found = play(job_of("iterative_refinement", 2, rounds=1, tests=["assert f(0) == 0"]), code_that_passes({"0": 1, "x": 1}, sandbox=False))
     assert found.verdict is not None
-    assert found.verdict.rule == "best_response (scorer: m1, 1 to 10)"
+    assert found.verdict.rule == "best_response; scorer: m1, 1 to 10"
     assert "return x" in (found.verdict.answer or "")

@@ -1,12 +1,19 @@
-"""Turns that ask no model: a program is run against its tests in the sandbox, and what came of it is a reply like any other."""
+"""Turns that ask no member: a program run against its tests in the sandbox, texts compared; what comes of it is a reply like any other."""
 
 from __future__ import annotations
 
 import json
 
 from symposia_shared import sandbox
-from symposia_shared.turns import Abstention, Completion, Turn
+from symposia_shared.errors import Unavailable
+from symposia_shared.patterns.checks import PYTHON
+from symposia_shared.turns import LIKENESS, Abstention, Completion, Turn
+from symposia_worker.likeness import LikenessProcess, NotInstalled
 
+#: the process that compares this pool's texts; it costs nothing until it is asked
+COMPARER = LikenessProcess()
+#: texts one check may compare
+MOST_TEXTS = 256
 #: characters of what went wrong that a reply keeps
 DETAIL_CHARS = 500
 
@@ -17,9 +24,33 @@ def checked(turn: Turn) -> Completion | Abstention:
     ``check/python`` is asked ``{"code": str, "tests": [str]}`` (its last message) and says
     ``{"ran": bool, "passed": bool, "detail": str}``: each test is an expression or a statement that must not raise and must not be False.
     It abstains where this machine cannot confine a program.
+
+    ``check/likeness`` is asked ``{"texts": [str]}`` and says ``{"scorer": str, "threshold": float, "alike": [[float]]}``: how alike each
+    two are, by the model and the measure it names. It abstains where no such model is installed.
     """
-    if turn.model != "check/python":
-        return Abstention(cause="bad_prompt", message=f"there is no check {turn.model!r}; there is check/python")
+    if turn.model == PYTHON:
+        return _program(turn)
+    if turn.model == LIKENESS:
+        return _texts(turn)
+    return Abstention(cause="bad_prompt", message=f"there is no check {turn.model!r}; there are {PYTHON} and {LIKENESS}")
+
+
+def _texts(turn: Turn) -> Completion | Abstention:
+    try:
+        texts = json.loads(turn.messages[-1].content)["texts"]
+    except (ValueError, KeyError, TypeError) as error:
+        return Abstention(cause="bad_prompt", message=f'{LIKENESS} is asked {{"texts": [...]}}: {type(error).__name__}: {error}')
+    if not isinstance(texts, list) or not all(isinstance(t, str) for t in texts) or not 0 < len(texts) <= MOST_TEXTS:
+        return Abstention(cause="bad_prompt", message=f"{LIKENESS} compares 1 to {MOST_TEXTS} texts")
+    try:
+        return Completion(text=json.dumps(COMPARER.alike(texts)))
+    except NotInstalled as error:
+        return Abstention(cause="refused", message=str(error))
+    except Unavailable as error:
+        return Abstention(cause="device_lost", message=str(error))
+
+
+def _program(turn: Turn) -> Completion | Abstention:
     try:
         asked = json.loads(turn.messages[-1].content)
         code, tests = str(asked["code"]), [str(t) for t in asked["tests"]]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
@@ -30,6 +32,10 @@ _UNCOUNTED: dict[ClosedBy, tuple[Cause, str]] = {
 }
 
 
+#: closed rounds kept at hand, those of the jobs advanced last
+MOST_ROUNDS = 256
+
+
 class Canvas(Protocol):
     """What sends a round's turns to the pools."""
 
@@ -50,6 +56,9 @@ class Course:
 
     def __init__(self, ledger: Ledger, archive: Archive, canvas: Canvas, bell: Doorbell) -> None:
         self.ledger, self.archive, self.canvas, self.bell = ledger, archive, canvas, bell
+        # rounds seen in S3, where they are written once and never change: a job's third round need not read the first two again
+        self._seen: OrderedDict[tuple[str, int], RoundRecord] = OrderedDict()
+        self._seen_lock = threading.Lock()
 
     def advance(self, job_id: str) -> str:
         """Open the next round of a job whose round is closed, or commit its result. Returns what was done, in a word or two.
@@ -71,7 +80,7 @@ class Course:
             return self._commit(entry, job, rounds, None, None, "cancelled")
         step = self._step(job, rounds)
         if isinstance(step, Round) and rounds:
-            kept = self.archive.keep_round(job_id, rounds[-1])
+            kept = self._remember(job_id, self.archive.keep_round(job_id, rounds[-1]))
             if kept != rounds[-1]:
                 # after a rollback of Redis S3 may be newer than the ledger: what it holds is what happened
                 rounds = [*rounds[:-1], kept]
@@ -134,11 +143,26 @@ class Course:
 
     def _earlier(self, entry: LedgerJob) -> list[RoundRecord]:
         """The rounds before the current one, each of which was in S3 before its successor was opened. Raises PlayDiverged."""
-        found = [self.archive.round(entry.job_id, n) for n in range(max(0, entry.current))]
+        found = [self._closed(entry.job_id, n) for n in range(max(0, entry.current))]
         missing = [n for n, r in enumerate(found) if r is None]
         if missing:
             raise PlayDiverged(f"rounds {missing} of job {entry.job_id} are missing in S3.")
         return [r for r in found if r is not None]
+
+    def _closed(self, job_id: str, number: int) -> RoundRecord | None:
+        with self._seen_lock:
+            seen = self._seen.get((job_id, number))
+        if seen is not None:
+            return seen
+        found = self.archive.round(job_id, number)
+        return None if found is None else self._remember(job_id, found)
+
+    def _remember(self, job_id: str, record: RoundRecord) -> RoundRecord:
+        with self._seen_lock:
+            self._seen[job_id, record.round] = record
+            while len(self._seen) > MOST_ROUNDS:
+                self._seen.popitem(last=False)
+        return record
 
     def _record(self, current: LedgerRound, step: Round) -> RoundRecord:
         closed: ClosedBy = current.closed or "all"

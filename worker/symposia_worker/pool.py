@@ -25,8 +25,8 @@ from symposia_shared.broker import CHECKS, Doorbell
 from symposia_shared.errors import SymposiaError, Unavailable
 from symposia_shared.jobs import Inference
 from symposia_shared.ledger import INLINE_BYTES, LEASE_MS, Ledger, Seat
-from symposia_shared.turns import Abstention, Completion, Reply, Timing, Turn
-from symposia_worker.checks import checked
+from symposia_shared.turns import LIKENESS, Abstention, Completion, Reply, Timing, Turn
+from symposia_worker.checks import COMPARER, checked
 from symposia_worker.course import Course, told
 from symposia_worker.engines.protocol import Pulse
 from symposia_worker.tickets import Suspects, Ticket, Tickets
@@ -87,6 +87,8 @@ class Pool:
         self._suspects = Suspects()
         self._replies: queue.Queue[tuple[Ticket, Reply, str | None]] = queue.Queue()
         self._papers = ThreadPoolExecutor(8, thread_name_prefix="papers")
+        # texts are compared one check after another, the first of which waits for torch: no paper shall wait behind them
+        self._comparing = ThreadPoolExecutor(1, thread_name_prefix="likeness")
         self._stopping = threading.Event()
         self._stopped = threading.Event()
         self._engine_up = threading.Event()
@@ -185,7 +187,8 @@ class Pool:
             ticket.turn = Turn.from_json(payload) if payload else Inference.from_json(spec).turn
             log.info("%s → %s r%d t%d %s", ticket.claim.kind, seat.job_id, seat.round, seat.turn, ticket.turn.model)
             if ticket.turn.is_check:
-                self._papers.submit(self._check, ticket, ticket.turn)
+                threads = self._comparing if ticket.turn.model == LIKENESS else self._papers
+                threads.submit(self._check, ticket, ticket.turn)
                 return
             self.engine.generate(ticket.id, ticket.turn, partial(self._on_first, ticket), partial(self._on_done, ticket))
         except Unavailable:
@@ -436,6 +439,8 @@ class Pool:
             log.warning("could not take leave: %s; the leases end by themselves", error)
         for ticket in rest:
             self._end(ticket, "handed back", final=False)
+        COMPARER.stop()
+        self._comparing.shutdown(wait=True, cancel_futures=True)
         self._papers.shutdown(wait=True)
         self._stopped.set()
         self.engine.stop()

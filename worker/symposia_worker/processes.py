@@ -32,6 +32,8 @@ from symposia_worker.tasks import coordinator_tasks, pool_tasks
 
 log = logging.getLogger(__name__)
 
+#: a key that is not there, read to connect to S3
+WARM = "warm"
 #: seconds a stopping pool gives to what runs
 GRACE_S = 8.0
 
@@ -165,13 +167,21 @@ class _PoolProgram:
 
 def warm(app: Celery, archive: Archive) -> None:
     """Import and connect now what the first job would else wait for; what is away now is tried again then."""
-    importlib.import_module("symposia_shared.consensus")
+    importlib.import_module("symposia_shared.patterns")
+    importlib.import_module("celery.canvas")
     _ = archive.store.client, app.backend
+    threading.Thread(target=_connect, args=(app, archive), name="connect", daemon=True).start()
+
+
+def _connect(app: Celery, archive: Archive) -> None:
+    """Beside the start, which need not wait where S3 or Redis is away."""
     try:
-        with app.producer_or_acquire() as producer:
-            producer.connection.ensure_connection(max_retries=1)
+        Doorbell(app).connect()
+        backend: Any = app.backend
+        backend.client.ping()
+        archive.store.get(WARM)  # the first request connects, and builds what every later one reuses
     except Exception as error:
-        log.info("not yet connected for sending: %s", error)
+        log.info("not yet connected: %s", error)
 
 
 def _seams(settings: Settings) -> tuple[Ledger, Archive]:

@@ -10,7 +10,7 @@ import typer
 from symposia.cli import show
 from symposia.cli.options import AsJson, Folder
 from symposia.client import Client
-from symposia_shared.errors import BadInput
+from symposia_shared.errors import BadInput, PlayDiverged
 from symposia_shared.patterns import parse_job
 from symposia_shared.play import Round, advance, played
 from symposia_shared.results import Result
@@ -56,15 +56,23 @@ def replayed(found: Result, *, consensus: str | None = None) -> Verdict:
     """The verdict of a result's play over its recorded replies, with another consensus algorithm if asked.
 
     Raises what ended the job without one (NoQuorum), PlayDiverged where the rounds are not those this code plays, and BadInput
-    where the job has no consensus or its transcript is not whole.
+    where the job has no consensus, its transcript is not whole, or the other algorithm would have asked further turns.
     """
     raw = dict(found.job)
     if consensus is not None:
         if "consensus" not in parse_job(raw).__class__.model_fields:
             raise BadInput(f"a {raw.get('kind', 'inference')} has no consensus to replace.", field="consensus", value=consensus, remedy="Leave it out.")
         raw["consensus"] = consensus
-    step = advance(parse_job(raw), played(found.rounds))
+    job = parse_job(raw)
+    step = advance(job, played(found.rounds))
     if isinstance(step, Round):
+        version = int(getattr(type(job), "version", 1))
+        if version != found.version:
+            raise PlayDiverged(f"{found.job_id} was played by version {found.version} of this {job.name}, which asked for fewer turns than version "
+                               f"{version} does. Replay it with the release that ran it.")
+        if consensus is not None:
+            raise BadInput(f"{consensus} would ask {', '.join(dict.fromkeys(t.member for t in step.turns))}, whose replies {found.job_id} has not recorded.",
+                           field="consensus", value=consensus, remedy="Ask for an algorithm that needs no further turns, or submit the job again.")
         raise BadInput(f"the transcript of {found.job_id} ends after round {len(found.rounds) - 1}, and the play goes on; the job was {found.state}.",
                        field="rounds", value=len(found.rounds), remedy="Replay a job that is done.")
     return step

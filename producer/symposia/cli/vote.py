@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import sys
 from collections import Counter
@@ -13,9 +14,9 @@ from pathlib import Path
 from typing import Annotated, Any, BinaryIO, cast
 
 import typer
-from pydantic import Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError
 
-from symposia_shared.answers import AnswerKind, canonical, extract, kind_of
+from symposia_shared.answers import AnswerKind, canonical, compared, extract, kind_of
 from symposia_shared.behaviour import behaviours, code_runs_here
 from symposia_shared.consensus import ConsensusName, Likeness, Weights, decide, fit
 from symposia_shared.errors import BadInput
@@ -52,6 +53,22 @@ class _Loose(Value):
     model_config = Value.model_config | {"extra": "ignore"}
 
 
+def _scalar(value: object) -> object:
+    if isinstance(value, bool) or not isinstance(value, str | int | float | None):
+        raise ValueError(f"{str(value)[:60]!r} is neither text nor a number.")
+    return value
+
+
+def _named(value: object) -> object:
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise ValueError(f"{str(value)[:60]!r} is neither text nor a whole number.")
+    return value
+
+
+Id = Annotated[str | int, BeforeValidator(_named)]
+Gold = Annotated[str | int | float | None, BeforeValidator(_scalar)]
+
+
 class Answer(_Loose):
     """One model's recorded answer."""
 
@@ -64,10 +81,10 @@ class Answer(_Loose):
 class AnswerSet(_Loose):
     """A line: the answers to one question."""
 
-    id: str | int
+    id: Id
     answers: tuple[Answer, ...]
     kind: str | None = None
-    gold: str | int | float | None = None
+    gold: Gold = None
     question: str | None = None
     labels: tuple[str, ...] = ()
     #: kind ``code``: expressions whose values tell programs apart
@@ -162,6 +179,9 @@ def read_weights(path: Path) -> Weights:
     """The weights in a file. Raises BadInput."""
     try:
         return Weights.from_json(path.read_bytes())
+    except BadInput as error:
+        raise BadInput(f"{path} holds no weights: {error}", field="weights", value=str(path),
+                       remedy="Write it with `symposia weights fit labelled.jsonl -o weights.json`.") from None
     except OSError as error:
         raise BadInput(f"{path} cannot be read: {error.strerror}.", field="weights", value=str(path),
                        remedy="Write it with `symposia weights fit labelled.jsonl -o weights.json`.") from None
@@ -177,20 +197,34 @@ def _marked(row: AnswerSet, asked: str) -> Iterator[tuple[str, bool]]:
     for answer in row.answers:
         found = None if answer.text is None else extract(answer.text, kind, labels=row.labels)
         if found is not None:
-            yield answer.model, found == gold
+            yield answer.model, compared(found, kind) == gold
 
 
 def _each_line(lines: BinaryIO, use: Callable[[AnswerSet], None]) -> int:
-    """Give each line's row to ``use``; the number of lines that could not be read, each reported on standard error."""
-    bad = 0
+    """Give each line's row to ``use``; the number of lines that could not be read, each reported on standard error.
+
+    An id that comes again and a file without lines are remarked on there, too. Raises BadInput for a JSON array over several lines.
+    """
+    bad, first_seen = 0, dict[str | int, int]()
+    number = 0
     for number, line in enumerate(lines, start=1):
-        if not line.strip():
+        text = line.removeprefix(codecs.BOM_UTF8).strip() if number == 1 else line.strip()
+        if number == 1 and text == b"[":
+            raise BadInput("this is one JSON array over several lines.", field="file", remedy="Write one object per line: jq -c '.[]' FILE")
+        if not text:
             continue
         try:
-            use(_row(line))
+            row = _row(text)
+            use(row)
         except BadInput as error:
             bad += 1
             typer.echo(f"line {number}: {error}", err=True)
+            continue
+        before = first_seen.setdefault(row.id, number)
+        if before != number:
+            typer.echo(f"line {number}: the id {row.id!r} stands in line {before}, too; both are used.", err=True)
+    if not first_seen and not bad:
+        typer.echo("there are no lines to read.", err=True)
     return bad
 
 

@@ -8,14 +8,14 @@ from symposia_shared.answers.choice import extract_choice
 from symposia_shared.answers.code import code_digest, extract_code
 from symposia_shared.answers.kinds import AnswerKind, kind_of
 from symposia_shared.answers.label import extract_label
-from symposia_shared.answers.latex import canonical_latex, extract_latex
+from symposia_shared.answers.latex import canonical_latex, compared_latex, extract_latex
 from symposia_shared.answers.literal import canonical_literal, extract_literal
 from symposia_shared.answers.number import extract_number
 from symposia_shared.answers.reading import said
 from symposia_shared.answers.structured import extract_json
 from symposia_shared.errors import BadInput
 
-__all__ = ["AnswerKind", "canonical", "code_digest", "extract", "kind_of"]
+__all__ = ["AnswerKind", "canonical", "code_digest", "compared", "extract", "kind_of"]
 
 
 def extract(text: str, kind: AnswerKind, *, labels: Sequence[str] = ()) -> str | None:
@@ -39,6 +39,11 @@ def canonical(answer: str, kind: AnswerKind, *, labels: Sequence[str] = ()) -> s
     if kind == "latex":
         return canonical_latex(answer)
     return canonical_literal(answer) if kind == "python_literal" and answer else extract(answer, kind, labels=labels)
+
+
+def compared(answer: str, kind: AnswerKind) -> str:
+    """What an answer in canonical form is compared by: answers with the same one agree."""
+    return compared_latex(answer) if kind == "latex" else answer
 
 
 def _text(text: str) -> str | None:

@@ -42,7 +42,7 @@ def extract_latex(text: str) -> str | None:
         for answer in stated(part):
             if declined(answer):
                 return None
-            found = canonical_latex(_told(answer))
+            found = _quoted(answer) if answer.quoted else canonical_latex(_told(answer))
             if found:
                 return found
     for part in heard:
@@ -53,12 +53,13 @@ def extract_latex(text: str) -> str | None:
     return None
 
 
-def canonical_latex(raw: str) -> str | None:
-    """The normal form of a bare answer; None where it is empty, too long or nested too deep."""
+def canonical_latex(raw: str, *, quoted: bool = False) -> str | None:
+    """The normal form of a bare answer; None where it is empty, too long or nested too deep. ``quoted`` keeps quotation marks around it."""
     if len(raw) > LONGEST_ANSWER:
         return None
     s = raw.strip().strip("`").strip()
-    s = re.sub(r"\\\\(?=[a-zA-Z(){}\[\]])", r"\\", s).replace('\\"', '"').strip('"').strip()
+    s = re.sub(r"\\\\(?=[a-zA-Z(){}\[\]])", r"\\", s).replace('\\"', '"')
+    s = s if quoted else s.strip('"').strip()
     s = re.sub(r"\\u([0-9a-fA-F]{4})", lambda m: chr(int(m[1], 16)), s)
     for pattern, plain in _SAME:
         s = pattern.sub(plain, s)
@@ -73,6 +74,18 @@ def canonical_latex(raw: str) -> str | None:
     if not s:
         return None
     return _value(s) or _value(_last_of_chain(s)) or (s.lower() if s.isalpha() else s)
+
+
+def compared_latex(answer: str) -> str:
+    """What a canonical answer is compared by: without the quotation marks it was written in, so that ``"9"`` is ``9``."""
+    quoted = len(answer) > 2 and answer.startswith('"') and answer.endswith('"')
+    return (canonical_latex(answer) or answer) if quoted else answer
+
+
+def _quoted(answer: Stated) -> str | None:
+    """An answer written in quotation marks, which stay part of it."""
+    inside = answer.raw.removeprefix('"').split('"', 1)[0] if answer.mark == "phrase" else answer.raw
+    return canonical_latex(f'"{inside}"', quoted=True) if inside.strip() else None
 
 
 def _told(answer: Stated) -> str:

@@ -23,6 +23,8 @@ class Stated(NamedTuple):
     mark: Mark
     raw: str
     value: object = None
+    #: quotation marks stood around it in prose (``**answer**: "5"``), where no JSON says that they are not part of it
+    quoted: bool = False
 
 
 _SPECIAL = re.compile(r"</?s>|<\|[a-zA-Z_]{1,24}\|>|<(?:eos|pad|bos|end_of_turn)>|\x00")
@@ -98,7 +100,9 @@ def _last_first(pattern: re.Pattern[str], text: str, most: int = 50) -> list[re.
 
 def _fields(text: str) -> Iterator[Stated]:
     for m in _last_first(_FIELD, text):
-        yield from _field_value(text, m.end())
+        is_key = "\"" in m[0] or "'" in m[0]
+        for found in _field_value(text, m.end()):
+            yield found if is_key else found._replace(quoted=text[m.end():m.end() + 1] == '"')
 
 
 def _field_value(text: str, at: int) -> Iterator[Stated]:
@@ -118,6 +122,7 @@ def _field_value(text: str, at: int) -> Iterator[Stated]:
     yield Stated("field", line.strip().rstrip(",").rstrip("}").strip())
 
 
+_QUOTED = re.compile(r"\"[^\"]{1,400}\"[.,;]?(?:\s|\Z)")
 _CLOSES = re.compile(r"[ \t\n]{0,200}(?:[}\n`]|,[ \t\n]{0,200}\"|\Z)")
 
 
@@ -170,4 +175,8 @@ def _braced(text: str, at: int) -> str | None:
 
 def _phrased(text: str) -> Iterator[Stated]:
     for m in _last_first(_PHRASE, text):
-        yield Stated("phrase", text[m.end():m.end() + 400].split("\n", 1)[0].strip())
+        yield _as_written(text[m.end():m.end() + 400].split("\n", 1)[0].strip())
+
+
+def _as_written(raw: str) -> Stated:
+    return Stated("phrase", raw, quoted=_QUOTED.match(raw) is not None)

@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 
-from symposia_shared.answers import AnswerKind, code_digest, extract, kind_of
+from symposia_shared.answers import AnswerKind, code_digest, compared, extract, kind_of
 from symposia_shared.consensus.clusters import TOKEN_JACCARD, Likeness, clusters_of
 from symposia_shared.consensus.rules import RULES, ConsensusName
 from symposia_shared.consensus.sides import Voice
@@ -46,7 +46,7 @@ def decide(
                        remedy=f"Choose one of {', '.join(RULES)}.")
     kind = kind_of([b.text for b in ballots if b.text is not None], question=question, labels=labels) if kind == "auto" else kind
     answers, how = _answers(ballots, kind, labels, likeness, behaviours)
-    verdict = count(name, ballots, answers, weights=weights)
+    verdict = _shown(answers, count(name, ballots, [None if a is None else compared(a, kind) for a in answers], weights=weights))
     return verdict.model_copy(update={"rule": f"{verdict.rule} ({how})"}) if how else verdict
 
 
@@ -64,7 +64,7 @@ def majority_settled(cast: Sequence[Vote], outstanding: int) -> bool:
     """
     if outstanding <= 0:
         return True
-    counts = sorted(Counter(v.extracted for v in cast if v.extracted is not None).values(), reverse=True)
+    counts = sorted(Counter(v.answer for v in cast if v.answer is not None).values(), reverse=True)
     first, second = (*counts, 0, 0)[:2]
     return first > second + outstanding
 
@@ -81,6 +81,13 @@ def _answers(
     if kind == "code":
         return _programs(ballots, found, behaviours), "code by behaviour" if behaviours is not None else "code by syntax tree"
     return found, ""
+
+
+def _shown(answers: Sequence[str | None], verdict: Verdict) -> Verdict:
+    """The verdict with each vote's answer as it was written, where it was counted for another form of it."""
+    votes = tuple(v if v.extracted == a else v.model_copy(update={"extracted": a, "counted_for": v.extracted})
+                  for v, a in zip(verdict.votes, answers, strict=True))
+    return verdict.model_copy(update={"votes": votes})
 
 
 def _programs(ballots: Sequence[Ballot], found: Sequence[str | None], behaviours: Sequence[str | None] | None) -> list[str | None]:

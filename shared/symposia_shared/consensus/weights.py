@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from symposia_shared.errors import BadInput
 from symposia_shared.values import Value
@@ -26,6 +26,12 @@ class Measured(Value):
 
     right: int = Field(ge=0)
     n: int = Field(ge=0)
+
+    @model_validator(mode="after")
+    def _no_more_right_than_asked(self) -> Self:
+        if self.right > self.n:
+            raise ValueError(f"{self.right} of {self.n} answers cannot be right.")
+        return self
 
 
 class Weights(Value):

@@ -173,7 +173,8 @@ class Ledger:
         flat: list[object] = []
         for j in jobs:
             single = "1" if j.kind == "inference" else "0"
-            flat += [j.job_id, j.kind, j.spec, j.deadline_ms, j.prompt_bytes, "\n".join(j.models), single]
+            # of a scripted test/say:TEXT only the first line goes: names are joined by line ends
+            flat += [j.job_id, j.kind, j.spec, j.deadline_ms, j.prompt_bytes, "\n".join(m.partition("\n")[0] for m in j.models), single]
         answers: list[str] = self.run("submit", *flat)
         return answers
 

@@ -9,10 +9,11 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from symposia_shared.answers import AnswerKind
-from symposia_shared.consensus import ConsensusName
+from symposia_shared.consensus import ConsensusName, Likeness
 from symposia_shared.jobs import Members
 from symposia_shared.patterns.artefacts import cut, page, section
 from symposia_shared.patterns.deliberation import Deliberation
+from symposia_shared.patterns.likeness import likeness_of
 from symposia_shared.patterns.members import turn_of
 from symposia_shared.patterns.peers import last_line, positions, shuffled
 from symposia_shared.play import Play
@@ -34,6 +35,9 @@ class ConsensusBuilding(Deliberation):
 
     refused: ClassVar[Mapping[ConsensusName, str]] = {"best_response": NO_SCORES}
 
+    #: 2: free texts are compared by a recorded turn
+    version: ClassVar[int] = 2
+
     kind: Literal["consensus_building"] = "consensus_building"
     members: Members = Field(min_length=3, max_length=10)
     consensus: ConsensusName = "majority_vote"
@@ -44,33 +48,35 @@ class ConsensusBuilding(Deliberation):
         """Openings, revisions, and the vote of the last round."""
         texts = yield from self.open()
         kind = self.kind_of(texts)
-        verdict = self._held(texts, kind)
+        alike = yield from likeness_of(texts, kind)
+        verdict = self._held(texts, kind, alike)
         shares = [verdict.agreement]
         for number in range(1, self.rounds):
             if verdict.agreed:
                 break
-            texts = yield from self.again(self._revisions(texts, number, kind), texts)
-            verdict = self._held(texts, kind)
+            texts = yield from self.again(self._revisions(texts, number, kind, alike), texts)
+            alike = yield from likeness_of(texts, kind)
+            verdict = self._held(texts, kind, alike)
             shares.append(verdict.agreement)
         return verdict.model_copy(update={"notes": {"agreement": list(shares)}})
 
-    def _held(self, texts: Sequence[str | None], kind: AnswerKind) -> Verdict:
+    def _held(self, texts: Sequence[str | None], kind: AnswerKind, alike: Likeness | None) -> Verdict:
         """The vote, ``agreed`` by this pattern's own measure."""
-        verdict = self.vote(self.consensus, texts, kind)
+        verdict = self.vote(self.consensus, texts, kind, alike)
         enough = verdict.n >= 2 and 2 * verdict.n > len(texts) and (verdict.agreement or 0.0) >= self.threshold
         return verdict.model_copy(update={"agreed": enough and verdict.answer is not None})
 
-    def _revisions(self, texts: Sequence[str | None], number: int, kind: AnswerKind) -> list[Turn]:
-        summary = self._summary(texts, number, kind)
+    def _revisions(self, texts: Sequence[str | None], number: int, kind: AnswerKind, alike: Likeness | None) -> list[Turn]:
+        summary = self._summary(texts, number, kind, alike)
         return [
             turn_of(self, member, _revision(self.prompt, cut(own, self.peer_chars) if own else None, summary, kind),
                     draw=number * len(self.members) + seat)
             for seat, (member, own) in enumerate(zip(self.members, texts, strict=True))
         ]
 
-    def _summary(self, texts: Sequence[str | None], number: int, kind: AnswerKind) -> str:
+    def _summary(self, texts: Sequence[str | None], number: int, kind: AnswerKind, alike: Likeness | None) -> str:
         """Each different answer with its votes and the reasons of one member, drawn by the seed."""
-        sides = positions(texts, kind, self.labels)
+        sides = positions(texts, kind, self.labels, alike)
         votes = Counter(s for s in sides if s is not None)
         told = []
         for place in shuffled(range(len(sides)), self.sampling.seed, self.prompt, number):

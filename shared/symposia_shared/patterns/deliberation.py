@@ -8,7 +8,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from symposia_shared.answers import AnswerKind, kind_of
-from symposia_shared.consensus import ConsensusName, Weights, decide
+from symposia_shared.consensus import ConsensusName, Likeness, Weights, decide
 from symposia_shared.jobs import Member, Members
 from symposia_shared.patterns.artefacts import spoken
 from symposia_shared.patterns.members import Steps, name_of, turn_of
@@ -57,15 +57,15 @@ class Deliberation(Selective):
         """The members' present answers."""
         return [Ballot(member=name_of(m), model=m.model, text=t, params_b=m.params_b) for m, t in zip(self.members, texts, strict=True)]
 
-    def vote(self, rule: ConsensusName, texts: Sequence[str | None], kind: AnswerKind) -> Verdict:
+    def vote(self, rule: ConsensusName, texts: Sequence[str | None], kind: AnswerKind, likeness: Likeness | None = None) -> Verdict:
         """What ``rule`` says of the members' present answers."""
-        return self.tally(rule, self.ballots(texts), kind)
+        return self.tally(rule, self.ballots(texts), kind, likeness)
 
-    def tally(self, rule: ConsensusName, ballots: Sequence[Ballot], kind: AnswerKind) -> Verdict:
+    def tally(self, rule: ConsensusName, ballots: Sequence[Ballot], kind: AnswerKind, likeness: Likeness | None = None) -> Verdict:
         """What ``rule`` says of ``ballots``."""
-        return decide(rule, ballots, kind=kind, weights=self.weights, labels=self.labels)
+        return decide(rule, ballots, kind=kind, weights=self.weights, labels=self.labels, likeness=likeness)
 
-    def unanimous(self, texts: Sequence[str | None], kind: AnswerKind) -> bool:
+    def unanimous(self, texts: Sequence[str | None], kind: AnswerKind, likeness: Likeness | None = None) -> bool:
         """Whether all who spoke, and at least two of the members, say the same."""
-        verdict = self.vote("all_agree", texts, kind)
+        verdict = self.vote("all_agree", texts, kind, likeness)
         return verdict.answer is not None and verdict.n == sum(1 for t in texts if t is not None)

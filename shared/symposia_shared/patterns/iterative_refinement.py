@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from symposia_shared.answers import extract
 from symposia_shared.consensus import ConsensusName
 from symposia_shared.jobs import Member, Members
 from symposia_shared.patterns.artefacts import cut, page, section, spoken
-from symposia_shared.patterns.checks import PYTHON, python_check, ruling_of
-from symposia_shared.patterns.members import Beside, Steps, distinct_models, name_of, named_beside, require_quorum, sober_turn_of, turn_of
-from symposia_shared.patterns.refusals import NAMES, Selective
+from symposia_shared.patterns.judges import choose
+from symposia_shared.patterns.members import Beside, Steps, name_of, named_beside, require_quorum, sober_turn_of, turn_of
+from symposia_shared.patterns.refusals import NAMES
+from symposia_shared.patterns.scorers import Scored, judge_named, passed_of, program_of, test_turns, tests_named
 from symposia_shared.patterns.scores import HIGHEST, score_of, score_prompt
 from symposia_shared.play import Play, Round
 from symposia_shared.turns import Reply, Turn
@@ -33,14 +33,16 @@ class Version:
     scored: bool = False
 
 
-class IterativeRefinement(Selective):
+class IterativeRefinement(Scored):
     """One member drafts and revises, the others criticise in turn; a revision is kept only if its score does not fall.
 
     Self-Refine (Madaan et al. 2023, arXiv:2303.17651), with two differences that its critics asked for (Huang et al. 2023,
     arXiv:2310.01798): the critic is another member than the author, and a score that is not the author's decides what is
-    kept. The score is the number of ``tests`` passed, where there are tests and code can be run, else an integer from 1 to
-    10 by ``scorer`` (left out: the last member who is not the author). A score that cannot be read keeps nothing, and leaves
-    the draft in place. It ends early at the highest score. The first member is the author; where it has no draft, the next.
+    kept. The score is the number of ``tests`` passed, where there are tests and code can be run; else, where there is a
+    ``judge``, how often of two times it picks the version over the other, the order swapped, and only a revision it picks both
+    times is kept; else an integer from 1 to 10 by ``scorer`` (left out: the last member who is not the author). A score that
+    cannot be read keeps nothing, and leaves the draft in place. It ends early at the highest score. The first member is the
+    author; where it has no draft, the next.
     ``quorum`` is the fewest members that must have answered in the end. ``notes`` of the verdict: the ``scores`` of the
     versions in order, the draft first, None where there is no score; and which of them was ``kept`` (0: the draft).
     """
@@ -52,9 +54,6 @@ class IterativeRefinement(Selective):
     consensus: ConsensusName = Field("best_response", description="best_response only: the version with the best score.")
     rounds: int = Field(3, ge=1, le=8, description="Revisions at most.")
     scorer: Beside | None = Field(None, description="A model beside the members that scores every version.")
-    tests: tuple[Annotated[str, Field(min_length=1, max_length=4000)], ...] = Field(
-        (), max_length=16, description="Python statements that raise when the code asked for is wrong; run in the sandbox.",
-    )
     answer_chars: int = Field(6000, ge=100, le=1_000_000, description="Characters shown of a version; a longer one loses its middle.")
 
     @field_validator("scorer")
@@ -62,14 +61,20 @@ class IterativeRefinement(Selective):
     def _scorer_has_a_name(cls, scorer: Member | None, made: ValidationInfo) -> Member | None:
         return named_beside(scorer, "scorer", made.data.get("members", ())) if scorer else None
 
+    @model_validator(mode="after")
+    def _scorer_or_judge(self) -> Self:
+        if self.scorer is not None and self.judge is not None:
+            raise ValueError("there is a 'scorer' and a 'judge'; versions are scored by one of them: leave the other out.")
+        return self
+
     @property
-    def models(self) -> tuple[str, ...]:
-        """The members' checkpoints, and the scorer's."""
-        return distinct_models(*self.members, *((self.scorer,) if self.scorer else ()))
+    def beside(self) -> tuple[Member, ...]:
+        """The scorer or the judge, where there is one."""
+        return (self.scorer,) if self.scorer else super().beside
 
     def roles_needing_instruct(self) -> tuple[Member, ...]:
         """All: who drafts revises too."""
-        return (*self.members, *((self.scorer,) if self.scorer else ()))
+        return (*self.members, *self.beside)
 
     def play(self) -> Play:
         """Draft; then criticise, revise and score, until the last round or the highest score."""
@@ -91,10 +96,10 @@ class IterativeRefinement(Selective):
                 continue
             best, revised = yield from scoring.compared(best, revised)
             told[at:] = [best, *told[at + 1:], revised]
-            if revised.score is not None and best.score is not None and revised.score >= best.score:
+            if scoring.keeps(best, revised):
                 best, at = revised, len(told) - 1
         require_quorum(self, spoke)
-        return Verdict(answer=best.text, spoken_by=name_of(author), rule=f"best_response (scorer: {scoring.name})", notes={
+        return Verdict(answer=best.text, spoken_by=name_of(author), rule=f"best_response; scorer: {scoring.name}", notes={
             "scores": [v.score for v in told], "kept": at,
         })
 
@@ -137,7 +142,7 @@ class IterativeRefinement(Selective):
 
 @dataclass(frozen=True, slots=True)
 class Scoring:
-    """How versions are scored: by tests that are run, or by a member."""
+    """How versions are scored: by tests that are run, by the judge, or by a member."""
 
     job: IterativeRefinement
     scorer: Member
@@ -145,37 +150,55 @@ class Scoring:
 
     @property
     def highest(self) -> int:
-        """A version of this score cannot be improved."""
+        """A version of this score cannot be improved; a judge only compares two."""
         return len(self.job.tests) if self.by_tests else HIGHEST
+
+    @property
+    def judge(self) -> Member | None:
+        """The judge, where it is the one who decides."""
+        return None if self.by_tests else self.job.judge
 
     @property
     def name(self) -> str:
         """Who scores, as it stands in the verdict's rule."""
-        return f"{PYTHON}, tests passed of {len(self.job.tests)}" if self.by_tests else f"{name_of(self.scorer)}, 1 to {HIGHEST}"
+        if self.by_tests:
+            return tests_named(self.job.tests)
+        return judge_named(self.judge) if self.judge else f"{name_of(self.scorer)}, 1 to {HIGHEST}"
+
+    def keeps(self, best: Version, revised: Version) -> bool:
+        """Whether the revision stays: its score is known and has not fallen; a judge must have picked it both times."""
+        if revised.score is None or best.score is None:
+            return False
+        return revised.score == 2 if self.judge else revised.score >= best.score
 
     def turns(self, version: Version) -> tuple[Turn, ...]:
-        """The turns that score ``version``: one per test, or one."""
+        """The turns that score ``version``: one per test, or one; none for a judge, who compares two."""
         if self.by_tests:
-            code = extract(version.text, "code") or version.text
-            return tuple(python_check(code, [test]) for test in self.job.tests)
+            return test_turns(program_of(version.text), self.job.tests)
+        if self.judge:
+            return ()
         return (sober_turn_of(self.job, self.scorer, score_prompt(self.job.prompt, version.text, most_chars=self.job.answer_chars)),)
 
     def scored(self, version: Version, replies: Sequence[Reply]) -> Version:
         """``version`` with the score in the replies to its ``turns``."""
         if not self.by_tests:
             return Version(version.text, score_of(spoken(replies[0])), replies[0].spoke)
-        rulings = [r for r in map(ruling_of, replies) if r is not None]
-        all_ran = len(rulings) == len(replies)
-        return Version(version.text, sum(1 for r in rulings if r.passed) if all_ran else None, all_ran)
+        passed = passed_of(replies)
+        return Version(version.text, passed, passed is not None)
 
     def after(self, replies: Sequence[Reply]) -> Scoring:
-        """By the scorer from now on, where a test could not be run at all."""
-        if self.by_tests and any(ruling_of(r) is None for r in replies):
+        """By the judge or the scorer from now on, where a test could not be run at all."""
+        if self.by_tests and passed_of(replies) is None:
             return Scoring(self.job, self.scorer, by_tests=False)
         return self
 
     def compared(self, best: Version, revised: Version) -> Steps[tuple[Version, Version]]:
         """Both versions with their scores; the best one is scored now where no scorer has answered for it yet."""
-        first, second = self.turns(revised), () if best.scored else self.turns(best)
-        replies = yield Round(turns=(*first, *second), quorum=0)
-        return self.scored(best, replies[len(first):]) if second else best, self.scored(revised, replies[:len(first)])
+        if self.judge:
+            picks = yield from choose(self.job, self.judge, [best.text, revised.text], most_chars=self.job.answer_chars)
+            read = any(p is not None for p in picks)
+            first, second = (Version(v.text, picks.count(i) if read else None, read) for i, v in enumerate((best, revised)))
+            return first, second
+        new, old = self.turns(revised), () if best.scored else self.turns(best)
+        replies = yield Round(turns=(*new, *old), quorum=0)
+        return self.scored(best, replies[len(new):]) if old else best, self.scored(revised, replies[:len(new)])

@@ -8,7 +8,7 @@ from string import ascii_uppercase
 from typing import TypeVar
 
 from symposia_shared.answers import AnswerKind
-from symposia_shared.consensus import decide
+from symposia_shared.consensus import Likeness, decide
 from symposia_shared.patterns.artefacts import cut, page, section
 from symposia_shared.values import canonical_json
 from symposia_shared.verdicts import Ballot
@@ -32,15 +32,19 @@ def lettered(texts: Sequence[str], *, most_chars: int) -> str:
     return page(*(section(f"Answer {letter}", cut(text, most_chars)) for letter, text in zip(ascii_uppercase, texts, strict=False)))
 
 
-def positions(texts: Sequence[str | None], kind: AnswerKind, labels: Sequence[str] = ()) -> list[str | None]:
+def positions(
+    texts: Sequence[str | None], kind: AnswerKind, labels: Sequence[str] = (), likeness: Likeness | None = None,
+) -> list[str | None]:
     """The answer in each text: equal where two say the same, None where there is none."""
     ballots = [Ballot(member=str(i), text=t) for i, t in enumerate(texts)]
-    return [v.extracted for v in decide("majority_vote", ballots, kind=kind, labels=labels).votes]
+    return [v.answer for v in decide("majority_vote", ballots, kind=kind, labels=labels, likeness=likeness).votes]
 
 
-def flips(before: Sequence[str | None], after: Sequence[str | None], kind: AnswerKind, labels: Sequence[str] = ()) -> int:
+def flips(
+    before: Sequence[str | None], after: Sequence[str | None], kind: AnswerKind, labels: Sequence[str] = (), likeness: Likeness | None = None,
+) -> int:
     """How many members who had an answer before have another one after."""
-    found = positions([*before, *after], kind, labels)
+    found = positions([*before, *after], kind, labels, likeness)
     pairs = zip(found[:len(before)], found[len(before):], strict=True)
     return sum(1 for was, now in pairs if was is not None and now is not None and was != now)
 
