@@ -109,7 +109,7 @@ class ScriptedClient:
         if turn.model in self._last:
             return self._last[turn.model]
         if turn.model.startswith("test/"):
-            return scripted_reply(turn.model, turn.messages, turn.sampling)
+            return scripted_reply(turn.model, turn.messages, turn.sampling, want=turn.want, suffix=turn.suffix)
         return Abstention(cause="refused", message=f"no reply is scripted for {turn.model!r}; call say({turn.model!r}, ...)")
 
 
