@@ -63,7 +63,8 @@ class Client:
     def submit(self, job: Job, *, job_id: str | None = None) -> Handle:
         """Record a job and return its handle once the record is on Redis' disk.
 
-        Raises UnknownModel, NotPlaced, PromptTooLong, BadInput where the checkpoint cannot do what is asked (nothing was recorded then), BrokerUnavailable or StoreUnavailable.
+        Raises UnknownModel, NotPlaced, PromptTooLong, or BadInput where the checkpoint cannot do what is asked: nothing was recorded then.
+        Raises BrokerUnavailable or StoreUnavailable.
         """
         return self.submit_many([job], job_ids=None if job_id is None else [job_id])[0]
 

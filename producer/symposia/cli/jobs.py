@@ -10,9 +10,9 @@ from typing import Annotated, Any
 
 import typer
 
+from symposia.asking import question
 from symposia.cli import show
 from symposia.cli.options import AsJson, Folder, MaxTokens, Model, NoWait, Seed, Temperature, Timeout
-from symposia.asking import question
 from symposia.client import Client
 from symposia_shared.errors import BadInput, JobCancelled, JobFailed
 from symposia_shared.jobs import Job

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from symposia_worker.engines.protocol import Loaded
     from symposia_worker.models.local import LocalCheckpoint
 
+#: seconds of silence after which the engine process is taken to hang: nobody waits for a single answer here, and one step over a full
+#: batch of long prompts took more than a minute on a machine with six busy processes a core
+HANG_S = 600.0
 #: what a shell sees of a command that Ctrl-C has ended
 INTERRUPTED = 130
 
@@ -101,7 +104,8 @@ def _run(found: LocalCheckpoint, source: Path, target: Path, *, options: str, en
             return Tally(lines=total, kept=kept.lines, kept_failed=kept.failed), None
         rest = chain([first], lines)
         runs: list[BatchRun] = []
-        process = EngineProcess(device, memory or _three_quarters(), threads=threads, on_death=lambda ids: runs[0].died(ids) if runs else None)
+        process = EngineProcess(device, memory or _three_quarters(), threads=threads, hang_after_s=HANG_S,
+                                on_death=lambda ids: runs[0].died(ids) if runs else None)
         try:
             process.start()
             loaded = process.load(found.name, None if found.folder is None else str(found.folder), engine=engine, mode=mode)
@@ -128,7 +132,8 @@ def _interruptible(run: Any, process: Any, target: Path) -> Tally:
 def _summarise(tally: Tally, loaded: Loaded | None, model: str, output: Path, *, json: bool) -> None:
     seconds = tally.seconds if loaded is not None else 0.0
     facts = {
-        "model": model, "lines": tally.lines, "kept": tally.kept, "kept_failed": tally.kept_failed, "answered": tally.written - tally.failed, "failed": tally.failed,
+        "model": model, "lines": tally.lines, "kept": tally.kept, "kept_failed": tally.kept_failed,
+        "answered": tally.written - tally.failed, "failed": tally.failed,
         "prompt_tokens": tally.prompt_tokens, "completion_tokens": tally.completion_tokens, "seconds": round(seconds, 3),
         "tokens_per_s": round(tally.completion_tokens / seconds, 2) if seconds else 0.0, "load_seconds": loaded.seconds if loaded else 0.0,
         "engine_restarts": tally.engine_restarts, "asked_again": tally.asked_again, "output": str(output),

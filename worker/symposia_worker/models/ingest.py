@@ -125,7 +125,8 @@ def package_folder(entry: Entry, *, cache: Path, accept_licence: bool = False, p
     """The folder of a checkpoint that packages carry, converted once per machine, without any model store. Raises what ``pull`` raises."""
     _require_acceptance(entry, accepted=accept_licence)
     if not isinstance(entry.source, PackageSource):
-        raise BadInput(f"{entry.id} is carried by no package.", field="model", value=entry.id, remedy=f"Put it into a model store: symposia models pull {entry.id}")
+        raise BadInput(f"{entry.id} is carried by no package.", field="model", value=entry.id,
+                       remedy=f"Put it into a model store: symposia models pull {entry.id}")
     with _disk(cache):
         return _converted(entry.source, entry.id, cache=cache, progress=progress)[0]
 
