@@ -133,6 +133,6 @@ def bill_of(rounds: Sequence[RoundRecord]) -> Bill:
                 seconds += max(0.0, (reply.timing.last_token_at or 0.0) - reply.timing.claimed_at)
             elif reply.cause in ("settled", "quorum", "deadline", "cancelled") and reply.timing.claimed_at:
                 calls += 1
-                at_most += item.turn.sampling.max_tokens
+                at_most += item.turn.sampling.max_tokens if item.turn.want == "completion" else 0
     return Bill(calls=calls, prompt_tokens=prompt, completion_tokens=completion, turn_seconds=round(seconds, 6),
                 uncounted_tokens_at_most=at_most)
