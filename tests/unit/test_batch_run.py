@@ -342,3 +342,30 @@ def test_bad_input_of_the_output_names_the_line(tmp_path: Path) -> None:
     source = wrote(tmp_path / "in.jsonl", chat("a"))
     with Output(tmp_path / "out.jsonl") as output, pytest.raises(BadInput, match="at its line 1"):
         output.resume(read_lines(source, options="o"))
+
+
+def test_a_folders_greedy_answers_are_those_of_one_by_one_generate(tmp_path: Path) -> None:
+    from tiny import tiny_checkpoint
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = tiny_checkpoint(tmp_path / "a tiny one", "llama")
+    prompts = ["The quick brown fox", "def add(a, b):", "42"]
+    source = wrote(tmp_path / "in.jsonl", *[{"custom_id": p, "url": "/v1/completions", "body": {"model": "x", "prompt": p, "temperature": 0}} for p in prompts])
+    ran(source, tmp_path / "out.jsonl", "--max-tokens", "12", "--threads", "1", model=str(folder))
+    tokenizer, network = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder)
+    for prompt, answer in zip(prompts, answers(tmp_path / "out.jsonl"), strict=True):
+        ids = tokenizer(prompt, return_tensors="pt")
+        told = network.generate(**ids, max_new_tokens=12, do_sample=False)[0, ids["input_ids"].shape[1]:]
+        assert answer["response"]["body"]["choices"][0]["text"] == tokenizer.decode(told, skip_special_tokens=True)
+        assert answer["response"]["body"]["model"] == "a-tiny-one"
+
+
+def test_what_the_engine_cannot_do_with_a_checkpoint_is_an_error_line(tmp_path: Path) -> None:
+    run, output = batch(tmp_path, {"custom_id": "e", "url": "/v1/embeddings", "body": {"input": "x"}}, chat("a"), capabilities=("generate",))
+    engine = Scripted()
+    engine.on_ask = engine.answer
+    with output:
+        run.run(engine)
+    refused, answered = answers(output.path)
+    assert "it needs embed, and it can generate" in refused["error"]["message"]
+    assert content(answered) == "hello"

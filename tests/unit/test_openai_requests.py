@@ -225,6 +225,8 @@ def test_a_bad_line_says_what_is_wrong(raw: bytes, code: str) -> None:
 
 def test_a_stream_is_refused_in_a_batch_only() -> None:
     assert chat(stream=True).stream
+    assert chat(stream=True, stream_options={"include_usage": True}).stream_usage
+    assert refused(CHAT, {"model": "m", "messages": HELLO, "stream_options": {"include_usage": True}}).field == "stream_options"
     with pytest.raises(BadInput, match="'stream' cannot be honoured in a batch"):
         read_line(line(body={"model": "m", "messages": HELLO, "stream": True}), 1).request()
 

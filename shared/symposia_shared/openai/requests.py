@@ -30,9 +30,9 @@ _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "frequency_penalty": (0,), "presence_penalty": (0,), "logit_bias": ({},), "tools": ([],), "tool_choice": ("none", "auto"), "functions": ([],),
     "function_call": ("none", "auto"), "parallel_tool_calls": (True, False), "modalities": (["text"],), "audio": (), "prediction": (),
     "reasoning_effort": (), "service_tier": ("auto", "default"), "store": (False,), "verbosity": (), "web_search_options": (), "best_of": (1,),
-    "echo": (False,), "stream_options": (), "prompt_cache_retention": (), "dimensions": (),
+    "echo": (False,), "prompt_cache_retention": (), "dimensions": (),
 }
-_SAMPLING = {"model", "temperature", "top_p", "seed", "stop", "n", "top_k", "min_p", "repetition_penalty", "structured_outputs", "stream"}
+_SAMPLING = {"model", "temperature", "top_p", "seed", "stop", "n", "top_k", "min_p", "repetition_penalty", "structured_outputs", "stream", "stream_options"}
 _OWN: Mapping[str, set[str]] = {
     "/v1/chat/completions": {*_SAMPLING, "messages", "max_tokens", "max_completion_tokens", "logprobs", "top_logprobs", "response_format"},
     "/v1/completions": {*_SAMPLING, "prompt", "suffix", "max_tokens", "logprobs"},
@@ -49,6 +49,8 @@ class Request:
     jobs: tuple[SingleTurn, ...]
     #: whether the answer is to be sent as it comes (its server decides)
     stream: bool = False
+    #: whether a streamed answer ends with its usage
+    stream_usage: bool = False
     #: jobs that share one prompt, whose tokens are then counted once
     choices_per_prompt: int = 1
     #: of vectors: as base64 of little-endian float32
@@ -90,7 +92,7 @@ def _chat(given: Mapping[str, Any], model: str) -> Request:
     sampling = _sampling(given, max_tokens=most, logprobs=logprobs, form=_one_form(_response_form(given), _structured_form(given)))
     n = _integer(given, "n", 1, least=1, most=MOST_CHOICES)
     jobs = tuple(_inference("messages", {"model": model, "messages": messages, "sampling": sampling.reseeded(i)}) for i in range(n))
-    return Request("/v1/chat/completions", model, jobs, stream=_flag(given, "stream"), choices_per_prompt=n, logprobs=logprobs)
+    return Request("/v1/chat/completions", model, jobs, **_stream(given), choices_per_prompt=n, logprobs=logprobs)
 
 
 def _completions(given: Mapping[str, Any], model: str) -> Request:
@@ -103,7 +105,7 @@ def _completions(given: Mapping[str, Any], model: str) -> Request:
                        remedy=f"Ask for at most {MOST_CHOICES} in one request.")
     jobs = tuple(_inference("prompt", {"model": model, "prompt": p, "raw": True, "suffix": given.get("suffix"), "sampling": sampling.reseeded(k * n + i)})
                  for k, p in enumerate(prompts) for i in range(n))
-    return Request("/v1/completions", model, jobs, stream=_flag(given, "stream"), choices_per_prompt=n, logprobs=logprobs)
+    return Request("/v1/completions", model, jobs, **_stream(given), choices_per_prompt=n, logprobs=logprobs)
 
 
 def _embeddings(given: Mapping[str, Any], model: str) -> Request:
@@ -187,6 +189,14 @@ def _sampling(given: Mapping[str, Any], *, max_tokens: Any, logprobs: int | None
     except BadInput as error:
         field = "response_format" if error.field.startswith("form") and "response_format" in given else error.field.replace("form", "structured_outputs", 1)
         raise BadInput(str(error).replace("Sampling.", "", 1).replace(error.field, field), field=field, value=error.value) from None
+
+
+def _stream(given: Mapping[str, Any]) -> dict[str, bool]:
+    stream, options = _flag(given, "stream"), given.get("stream_options", {})
+    if not isinstance(options, dict) or set(options) - {"include_usage"} or (options and not stream):
+        raise BadInput(f"'stream_options' is {_short(options)}.", field="stream_options", value=options,
+                       remedy="Give {include_usage: true}, and with 'stream' only.")
+    return {"stream": stream, "stream_usage": _flag(options, "include_usage")}
 
 
 def _response_form(given: Mapping[str, Any]) -> dict[str, Any] | None:

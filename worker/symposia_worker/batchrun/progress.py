@@ -30,21 +30,23 @@ def shown(*, quiet: bool = False) -> Iterator[Callable[[Tally], None]]:
 @contextmanager
 def _bar() -> Iterator[Callable[[Tally], None]]:
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
     columns = (TextColumn("answering"), BarColumn(bar_width=30), MofNCompleteColumn(), TextColumn("{task.fields[speed]}"), TimeElapsedColumn(),
                TextColumn("left:"), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as bars:
-        task = bars.add_task("", total=None, speed="")
+        task: TaskID | None = None
         last = 0.0
 
         def tell(tally: Tally) -> None:
-            nonlocal last
+            nonlocal last, task
             done = tally.kept + tally.written
+            if task is None:  # only now: what was there before must not count as speed
+                task = bars.add_task("", total=tally.lines, completed=done, speed="")
             if done < tally.lines and time.monotonic() - last < LOOK_EVERY_S:
                 return
             last = time.monotonic()
-            bars.update(task, total=tally.lines, completed=done, speed=f"{tally.tokens_per_s:,.0f} tok/s, {tally.failed:,} failed")
+            bars.update(task, completed=done, speed=f"{tally.tokens_per_s:,.0f} tok/s, {tally.failed:,} failed")
 
         yield tell
 
