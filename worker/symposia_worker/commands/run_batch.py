@@ -68,6 +68,11 @@ def command(
     from symposia_worker.models.cache import cache_folder
     from symposia_worker.models.local import LocalCheckpoint, local_checkpoint
 
+    if engine is EngineName.torch and mode is ModeName.fast:
+        raise BadInput("the engine torch has the mode exact only.", field="mode", value="fast", remedy="Use --engine openvino, or --mode exact.")
+    if (engine is EngineName.openai) != device.startswith("openai:"):
+        raise BadInput(f"the engine {engine.value} does not go with the device {device}.", field="device", value=device,
+                       remedy="Name an endpoint by both: --engine openai --device openai:http://HOST:PORT/v1.")
     if engine is EngineName.openai:
         found = LocalCheckpoint(model, None)
     else:
