@@ -345,8 +345,9 @@ def test_bad_input_of_the_output_names_the_line(tmp_path: Path) -> None:
 
 
 def test_a_folders_greedy_answers_are_those_of_one_by_one_generate(tmp_path: Path) -> None:
-    from tiny import tiny_checkpoint
     from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from tiny import tiny_checkpoint
 
     folder = tiny_checkpoint(tmp_path / "a tiny one", "llama")
     prompts = ["The quick brown fox", "def add(a, b):", "42"]
