@@ -103,6 +103,7 @@ def test_the_model_given_beside_replaces_the_bodys() -> None:
     (CHAT, {"temperature": "1"}, "temperature"), (CHAT, {"temperature": True}, "temperature"), (CHAT, {"temperature": 99}, "temperature"),
     (CHAT, {"max_tokens": 0}, "max_tokens"), (CHAT, {"max_tokens": 1, "max_completion_tokens": 2}, "max_tokens"), (CHAT, {"n": 0}, "n"),
     (CHAT, {"n": 129}, "n"), (CHAT, {"n": True}, "n"), (CHAT, {"seed": -1}, "seed"), (CHAT, {"seed": 1.5}, "seed"), (CHAT, {"stop": [1]}, "stop.0"),
+    (CHAT, {"stop": ""}, "stop"),
     (CHAT, {"logprobs": 3}, "logprobs"), (CHAT, {"top_logprobs": 3}, "top_logprobs"), (CHAT, {"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
     (CHAT, {"response_format": {"type": "xml"}}, "response_format"), (CHAT, {"response_format": "json"}, "response_format"),
     (CHAT, {"structured_outputs": {"grammar": "x"}}, "structured_outputs"), (CHAT, {"structured_outputs": {"choice": []}}, "structured_outputs.choice.options"),

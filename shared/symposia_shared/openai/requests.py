@@ -184,6 +184,8 @@ def _sampling(given: Mapping[str, Any], *, max_tokens: Any, logprobs: int | None
     for name, value in raw.items():
         if isinstance(value, str | bool) and name != "form":  # pydantic would read "1" and True as 1
             raise BadInput(f"{name!r} is {_short(value)}.", field=name, value=value, remedy="Give a number.")
+    if isinstance(raw["stop"], list) and "" in raw["stop"]:
+        raise BadInput("'stop' holds an empty text, which would end every answer.", field="stop", value=stop, remedy="Remove it.")
     try:
         return Sampling.parse(raw)
     except BadInput as error:
