@@ -23,7 +23,7 @@ from symposia_shared.errors import (
     UnknownJob,
     UnknownModel,
 )
-from symposia_shared.jobs import Collaboration, Inference, Job, Member
+from symposia_shared.jobs import Collaboration, Embedding, Inference, Job, Member
 from symposia_shared.patterns import parse_job
 from symposia_shared.patterns.adversarial import Adversarial
 from symposia_shared.patterns.consensus_building import ConsensusBuilding
@@ -33,17 +33,17 @@ from symposia_shared.patterns.hierarchical import Hierarchical
 from symposia_shared.patterns.iterative_refinement import IterativeRefinement
 from symposia_shared.patterns.pipeline import Pipeline
 from symposia_shared.patterns.specialist_team import SpecialistTeam
-from symposia_shared.prompts import Message, Sampling
+from symposia_shared.prompts import ChoiceForm, JsonForm, Message, RegexForm, Sampling
 from symposia_shared.rehearsal import rehearse
-from symposia_shared.results import Result
+from symposia_shared.results import Result, Score
 from symposia_shared.standing import Status
 from symposia_shared.turns import Abstention, Completion, Turn
 from symposia_shared.verdicts import Verdict
 
 __all__ = [
-    "Abstention", "Adversarial", "AsyncClient", "AsyncHandle", "BadInput", "BrokerUnavailable", "Client", "Collaboration", "Completion",
-    "ConsensusBuilding", "Debate", "Ensemble", "Handle", "Hierarchical", "Inference", "IterativeRefinement", "Job", "JobCancelled",
-    "JobFailed", "Member", "Message", "NoQuorum", "NotPlaced", "NotYet", "Pipeline", "PromptTooLong", "Result", "Sampling",
-    "SpecialistTeam", "Status", "StoreUnavailable", "SymposiaError", "Turn", "Unavailable", "UnknownJob", "UnknownModel", "Verdict",
-    "parse_job", "rehearse",
+    "Abstention", "Adversarial", "AsyncClient", "AsyncHandle", "BadInput", "BrokerUnavailable", "ChoiceForm", "Client", "Collaboration",
+    "Completion", "ConsensusBuilding", "Debate", "Embedding", "Ensemble", "Handle", "Hierarchical", "Inference", "IterativeRefinement",
+    "Job", "JobCancelled", "JobFailed", "JsonForm", "Member", "Message", "NoQuorum", "NotPlaced", "NotYet", "Pipeline", "PromptTooLong",
+    "RegexForm", "Result", "Sampling", "Score", "SpecialistTeam", "Status", "StoreUnavailable", "SymposiaError", "Turn", "Unavailable",
+    "UnknownJob", "UnknownModel", "Verdict", "parse_job", "rehearse",
 ]

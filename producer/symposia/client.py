@@ -5,22 +5,23 @@ from __future__ import annotations
 import asyncio
 import secrets
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
+from symposia.admission import check_roles, needs, prompt_bytes, sized, unable
+from symposia.asking import embeddings, question, score_of, scoring, vectors_of
 from symposia.handle import AsyncHandle, Handle
 from symposia.watcher import Watcher
 from symposia_shared.archive import Archive, checked_id
 from symposia_shared.broker import CHECKS, Doorbell, celery_app
-from symposia_shared.catalogue import countable_bytes
 from symposia_shared.errors import BadInput, NotPlaced, PromptTooLong, SymposiaError, UnknownJob, UnknownModel
-from symposia_shared.jobs import Collaboration, Inference, Job, Member
+from symposia_shared.jobs import SINGLE_KINDS, Job
 from symposia_shared.ledger import Ledger, NewJob, Seat
-from symposia_shared.prompts import Message, Sampling
-from symposia_shared.results import Result
+from symposia_shared.prompts import Sampling
+from symposia_shared.results import Result, Score
 from symposia_shared.settings import Settings, load
 from symposia_shared.store import Store
 
@@ -64,7 +65,8 @@ class Client:
     def submit(self, job: Job, *, job_id: str | None = None) -> Handle:
         """Record a job and return its handle once the record is on Redis' disk.
 
-        Raises UnknownModel, NotPlaced, PromptTooLong (nothing was recorded then), BrokerUnavailable or StoreUnavailable.
+        Raises UnknownModel, NotPlaced, PromptTooLong, or BadInput where the checkpoint cannot do what is asked: nothing was recorded then.
+        Raises BrokerUnavailable or StoreUnavailable.
         """
         return self.submit_many([job], job_ids=None if job_id is None else [job_id])[0]
 
@@ -93,6 +95,15 @@ class Client:
     def ask(self, prompt: str, *, model: str, system: str | None = None, timeout: float | None = None, sampling: Sampling | None = None) -> str:
         """One prompt to one model; waits, and returns what it said. Raises what ``submit`` and ``Handle.result`` raise."""
         return self.submit(question(prompt, model=model, system=system, sampling=sampling)).result(timeout).answer or ""
+
+    def embed(self, texts: Sequence[str], *, model: str, timeout: float | None = None) -> list[list[float]]:
+        """A vector of length one for each text, in their order. Raises what ``submit`` and ``Handle.result`` raise."""
+        results = [h.result(timeout) for h in self.submit_many(embeddings(texts, model=model))]
+        return [list(v) for found in results for v in vectors_of(found)]
+
+    def score(self, text: str, *, model: str, given: str | None = None, timeout: float | None = None) -> Score:
+        """How likely ``model`` finds ``text``, as an answer to ``given`` or by itself. Raises what ``submit`` and ``Handle.result`` raise."""
+        return score_of(self.submit(scoring(text, model=model, given=given)).result(timeout))
 
     def handle(self, job_id: str) -> Handle:
         """The handle of a job submitted before, here or elsewhere."""
@@ -128,34 +139,16 @@ class Client:
 
     def _record(self, job_id: str, job: Job) -> NewJob:
         job = job.seeded(secrets.randbits(48))
-        self._check_roles(job)
-        job = self._sized(job)
+        check_roles(job, self.ledger.placed)
+        job = sized(job, self.ledger.placed)
         spec = self.archive.spec(job_id, job.to_json())
-        return NewJob(job_id=job_id, kind=job.name, spec=spec, deadline_ms=int(job.deadline_s * 1000), prompt_bytes=_prompt_bytes(job), models=job.models)
-
-    def _sized(self, job: Job) -> Job:
-        """The job with its members' sizes, where a weighted vote has nothing else to count by."""
-        if not isinstance(job, Collaboration) or getattr(job, "consensus", None) != "weighted_vote" or getattr(job, "weights", None) is not None:
-            return job
-        placed = self.ledger.placed()
-        members = [m.model_copy(update={"params_b": placed.get(m.model, {}).get("params_b") or None}) if m.params_b is None else m for m in job.members]
-        return job.model_copy(update={"members": tuple(members)})
-
-    def _check_roles(self, job: Job) -> None:
-        """Refuse members that are to plan, judge or criticise with a checkpoint that was not tuned to follow instructions."""
-        needing: Callable[[], tuple[Member, ...]] | None = getattr(job, "roles_needing_instruct", None)
-        asked = [m for m in needing() if not m.model.startswith("test/")] if needing is not None else []
-        placed = self.ledger.placed() if asked else {}
-        for member in asked:
-            if placed.get(member.model, {}).get("instruct") is False:
-                able = ", ".join(sorted(m for m, place in placed.items() if place.get("instruct"))) or "none"
-                raise BadInput(f"{member.name or member.model} has a part in this {job.name} that follows instructions, and {member.model} is a base model.",
-                               field="members", value=member.model, remedy=f"Give that part to one that follows instructions (served: {able}).")
+        return NewJob(job_id=job_id, kind=job.name, spec=spec, deadline_ms=int(job.deadline_s * 1000), prompt_bytes=prompt_bytes(job),
+                      models=job.models, needs=needs(job))
 
     def _ring(self, records: Sequence[NewJob], answers: Sequence[str]) -> None:
         taken = [(r, a.removeprefix("ok ")) for r, a in zip(records, answers, strict=True) if a.startswith("ok ")]
         for n, (record, queue) in enumerate(taken):
-            if record.kind != "inference":
+            if record.kind not in SINGLE_KINDS:
                 self.bell.advance(record.job_id, kind=record.kind, first=True)
             elif len(taken) < PER_BELL or n % PER_BELL == 0:
                 self.bell.turn(Seat(record.job_id, 0, 0), queue, kind=record.kind)
@@ -164,6 +157,9 @@ class Client:
         word, _, rest = answer.partition(" ")
         if word == "unplaced":
             return self._unplaced(rest)
+        if word == "unable":
+            need, model = rest.split(" ", 1)
+            return unable(model, need, self.ledger.placed())
         if word == "toolong":
             context, longest, model = rest.split(" ", 2)
             return PromptTooLong(
@@ -207,6 +203,16 @@ class AsyncClient:
         result: Result = await handle.result(timeout)
         return result.answer or ""
 
+    async def embed(self, texts: Sequence[str], *, model: str, timeout: float | None = None) -> list[list[float]]:
+        """A vector of length one for each text; see ``Client.embed``."""
+        results = [await h.result(timeout) for h in await self.submit_many(embeddings(texts, model=model))]
+        return [list(v) for found in results for v in vectors_of(found)]
+
+    async def score(self, text: str, *, model: str, given: str | None = None, timeout: float | None = None) -> Score:
+        """How likely ``model`` finds ``text``; see ``Client.score``."""
+        handle = await self.submit(scoring(text, model=model, given=given))
+        return score_of(await handle.result(timeout))
+
     def handle(self, job_id: str) -> AsyncHandle:
         """The handle of a job submitted before."""
         return AsyncHandle(self._client.handle(job_id))
@@ -228,17 +234,3 @@ class AsyncClient:
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         await self.close()
-
-
-def question(prompt: str, *, model: str, system: str | None = None, sampling: Sampling | None = None) -> Inference:
-    """The job of one prompt to one model."""
-    fields: dict[str, Any] = {"sampling": sampling} if sampling is not None else {}
-    if system is None:
-        return Inference(model=model, prompt=prompt, **fields)
-    return Inference(model=model, messages=(Message(role="system", content=system), Message(role="user", content=prompt)), **fields)
-
-
-def _prompt_bytes(job: Job) -> int:
-    if isinstance(job, Inference):
-        return sum(countable_bytes(m.content) for m in job.turn.messages)
-    return countable_bytes(job.prompt) if isinstance(job, Collaboration) else 0

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from symposia_shared.jobs import Job
     from symposia_shared.prompts import Sampling
-    from symposia_shared.results import Result, RoundRecord
+    from symposia_shared.results import Result, RoundRecord, Score
     from symposia_shared.standing import Status
     from symposia_shared.turns import Cause, Reply, Turn
 
@@ -94,9 +94,21 @@ class ScriptedClient:
 
     def ask(self, prompt: str, *, model: str, system: str | None = None, timeout: float | None = None, sampling: Sampling | None = None) -> str:
         """One prompt to one model."""
-        from symposia.client import question
+        from symposia.asking import question
 
         return self.submit(question(prompt, model=model, system=system, sampling=sampling)).result(timeout).answer or ""
+
+    def embed(self, texts: Sequence[str], *, model: str, timeout: float | None = None) -> list[list[float]]:
+        """A vector for each text."""
+        from symposia.asking import embeddings, vectors_of
+
+        return [list(v) for job in embeddings(texts, model=model) for v in vectors_of(self.submit(job).result(timeout))]
+
+    def score(self, text: str, *, model: str, given: str | None = None, timeout: float | None = None) -> Score:
+        """How likely ``model`` finds ``text``."""
+        from symposia.asking import score_of, scoring
+
+        return score_of(self.submit(scoring(text, model=model, given=given)).result(timeout))
 
     def _reply(self, number: int, place: int, turn: Turn) -> Reply:
         from symposia_shared.scripted import scripted_reply
@@ -109,7 +121,7 @@ class ScriptedClient:
         if turn.model in self._last:
             return self._last[turn.model]
         if turn.model.startswith("test/"):
-            return scripted_reply(turn.model, turn.messages, turn.sampling)
+            return scripted_reply(turn.model, turn.messages, turn.sampling, want=turn.want, suffix=turn.suffix)
         return Abstention(cause="refused", message=f"no reply is scripted for {turn.model!r}; call say({turn.model!r}, ...)")
 
 

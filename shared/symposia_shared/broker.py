@@ -9,6 +9,7 @@ import re
 from typing import TYPE_CHECKING, Any, Literal
 
 from symposia_shared.errors import BrokerUnavailable
+from symposia_shared.jobs import SINGLE_KINDS
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -102,7 +103,7 @@ class Doorbell:
 
     def turn(self, seat: Seat, queue: str, *, kind: str) -> bool:
         """Ring the pools of ``queue`` for one turn. Its Celery id is the job's own where the job is one prompt."""
-        task_id = seat.job_id if kind == "inference" else None
+        task_id = seat.job_id if kind in SINGLE_KINDS else None
         return self._ring(TURN, (seat.job_id, seat.round, seat.turn), queue, root=seat.job_id, task_id=task_id, shadow=kind,
                           shown=f"{seat.job_id} r{seat.round} t{seat.turn}")
 

@@ -17,6 +17,11 @@ from symposia_shared.values import Kinded, Value, bad_input
 if TYPE_CHECKING:
     from symposia_shared.play import Play
 
+#: the capabilities either of which writes text
+TEXT = "generate|seq2seq"
+#: texts of one embedding job
+MOST_TEXTS = 2048
+
 _MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
 _TEST_MODEL = re.compile(r"test/(echo|garbage|say:.{1,2000}|slow:\d{1,7}|failing:[a-z_]{1,32})", re.DOTALL)
 
@@ -84,11 +89,25 @@ class Job(Kinded, ABC):
         return self.model_copy(update={"sampling": self.sampling.model_copy(update={"seed": seed})})
 
 
-class Inference(Job):
+class SingleTurn(Job):
+    """A job of one turn: it needs no coordinator. Submit opens its round, and the pool that answers it commits its result."""
+
+    model: ModelId
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        return (self.model,)
+
+    @property
+    @abstractmethod
+    def turn(self) -> Turn:
+        """The one turn of this job."""
+
+
+class Inference(SingleTurn):
     """One prompt to one model: ``prompt`` for one user message, or ``messages`` for a chat."""
 
     kind: Literal["inference"] = "inference"
-    model: ModelId
     prompt: PromptText | None = None
     messages: tuple[Message, ...] = ()
     #: the prompt is put to the model as it stands, without its chat template
@@ -107,10 +126,6 @@ class Inference(Job):
         return self
 
     @property
-    def models(self) -> tuple[str, ...]:
-        return (self.model,)
-
-    @property
     def turn(self) -> Turn:
         """The one turn of this job."""
         messages = self.messages or (Message(role="user", content=self.prompt or ""),)
@@ -118,22 +133,38 @@ class Inference(Job):
                     suffix=self.suffix)
 
 
-class Embedding(Job):
+class Embedding(SingleTurn):
     """Texts to vectors, by a checkpoint that can ``embed``."""
 
     kind: Literal["embedding"] = "embedding"
-    model: ModelId
-    texts: tuple[PromptText, ...] = Field(min_length=1, max_length=2048)
-
-    @property
-    def models(self) -> tuple[str, ...]:
-        return (self.model,)
+    texts: tuple[PromptText, ...] = Field(min_length=1, max_length=MOST_TEXTS)
 
     @property
     def turn(self) -> Turn:
         """The one turn of this job."""
         messages = tuple(Message(role="user", content=t) for t in self.texts)
         return Turn(member=self.model, model=self.model, messages=messages, sampling=self.sampling, want="embedding")
+
+
+#: the jobs of one turn by kind
+SINGLE_TURN: Mapping[str, type[SingleTurn]] = {"inference": Inference, "embedding": Embedding}
+SINGLE_KINDS = frozenset(SINGLE_TURN)
+
+
+def parse_single(raw: Mapping[str, Any]) -> SingleTurn:
+    """The job of one turn that a mapping describes; without ``kind`` it is an inference. Raises BadInput."""
+    kind = raw.get("kind", "inference")
+    if kind not in SINGLE_KINDS:
+        raise BadInput(f"kind is {kind!r}, which is no job of one turn.", field="kind", value=kind, remedy=f"Use one of {', '.join(SINGLE_TURN)}.")
+    return SINGLE_TURN[kind].parse(raw)
+
+
+def needs_of(turn: Turn) -> tuple[str, ...]:
+    """What a checkpoint must be able to do for a turn: words of ``capabilities``; ``a|b`` where either will do."""
+    if turn.want != "completion":
+        return ("embed",) if turn.want == "embedding" else ("score",)
+    form = turn.sampling.form
+    return ("infill" if turn.suffix is not None else TEXT, *(() if form is None else (form.kind,)))
 
 
 class Member(Value):

@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 
 from symposia_shared.errors import BadInput, NoQuorum, PlayDiverged
-from symposia_shared.jobs import Collaboration, Inference, Job
+from symposia_shared.jobs import Collaboration, Embedding, Job, SingleTurn
 from symposia_shared.prompts import Message
 from symposia_shared.results import RoundRecord
 from symposia_shared.turns import Completion, Reply, Turn
@@ -80,19 +80,19 @@ def played(rounds: Sequence[RoundRecord]) -> list[Played]:
 
 
 def play_of(job: Job) -> Play:
-    """The play of any job; a single prompt is a play of one round of one turn."""
+    """The play of any job; a job of one turn is a play of one round of it."""
     if isinstance(job, Collaboration):
         return job.play()
-    if isinstance(job, Inference):
+    if isinstance(job, SingleTurn):
         return _single(job)
     raise TypeError(f"{type(job).__name__} has no play")
 
 
-def _single(job: Inference) -> Play:
+def _single(job: SingleTurn) -> Play:
     (reply,) = yield [job.turn]
     if not isinstance(reply, Completion):
         raise NoQuorum(f"{job.model} did not answer ({reply.cause}): {reply.message or 'no further word'}")
-    return Verdict(answer=reply.text, spoken_by=job.model)
+    return Verdict(answer=None if isinstance(job, Embedding) else reply.text, spoken_by=job.model)
 
 
 def advance(job: Job, closed_rounds: Sequence[Played]) -> Round | Verdict:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
 from pydantic import Field
 
-from symposia_shared.errors import JobCancelled, job_error
-from symposia_shared.turns import Reply, Turn
+from symposia_shared.errors import BadInput, JobCancelled, job_error
+from symposia_shared.turns import Completion, Reply, TokenLogprob, Turn
 from symposia_shared.values import Value
 from symposia_shared.verdicts import Verdict
 
@@ -83,6 +84,14 @@ class Result(Value):
         """The verdict's answer, or None."""
         return self.verdict.answer if self.verdict else None
 
+    @property
+    def completion(self) -> Completion | None:
+        """What the model of a job of one turn replied: text, reasoning, log-probabilities, options, vectors. None for any other job."""
+        if len(self.rounds) != 1 or len(self.rounds[0].turns) != 1:
+            return None
+        reply = self.rounds[0].turns[0].reply
+        return reply if isinstance(reply, Completion) else None
+
     def raise_for_state(self) -> Result:
         """This result if the job is done; else the typed error it ended with."""
         if self.state == "cancelled":
@@ -91,6 +100,23 @@ class Result(Value):
             fault = self.error or Fault(type="JobFailed", message="no reason was recorded")
             raise job_error(fault.type, f"{fault.message} (job {self.job_id}; transcript: {self.result_uri})")
         return self
+
+
+class Score(Value):
+    """How likely a checkpoint finds a text: natural log-probabilities by its own tokens."""
+
+    text: str
+    total: float
+    mean: float
+    tokens: tuple[TokenLogprob, ...]
+
+    @classmethod
+    def of(cls, reply: Completion) -> Score:
+        """The score a reply to ``want="score"`` holds. Raises BadInput where it holds none."""
+        if not reply.logprobs:
+            raise BadInput("this reply has no log-probabilities, so it is no score.", field="logprobs", remedy="Ask with want='score'.")
+        total = math.fsum(t.logprob for t in reply.logprobs)
+        return cls(text=reply.text, total=total, mean=total / len(reply.logprobs), tokens=reply.logprobs)
 
 
 def bill_of(rounds: Sequence[RoundRecord]) -> Bill:
@@ -107,6 +133,6 @@ def bill_of(rounds: Sequence[RoundRecord]) -> Bill:
                 seconds += max(0.0, (reply.timing.last_token_at or 0.0) - reply.timing.claimed_at)
             elif reply.cause in ("settled", "quorum", "deadline", "cancelled") and reply.timing.claimed_at:
                 calls += 1
-                at_most += item.turn.sampling.max_tokens
+                at_most += item.turn.sampling.max_tokens if item.turn.want == "completion" else 0
     return Bill(calls=calls, prompt_tokens=prompt, completion_tokens=completion, turn_seconds=round(seconds, 6),
                 uncounted_tokens_at_most=at_most)

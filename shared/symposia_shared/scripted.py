@@ -12,14 +12,19 @@ A token is a word with the white space before it (the last one also with what fo
 from __future__ import annotations
 
 import hashlib
+import math
 import random
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
-from symposia_shared.prompts import Message, Sampling
-from symposia_shared.turns import Abstention, Cause, Completion, FinishReason, Usage
+from symposia_shared.likelihoods import chances, scored, vector
+from symposia_shared.prompts import ChoiceForm, Message, Sampling
+from symposia_shared.turns import Abstention, Cause, Completion, FinishReason, TokenLogprob, Usage, Want
+
+#: what scripted models can do: no grammar is enforced on a script, and it has no hole to fill
+CAPABILITIES = ("generate", "instruct", "embed", "score", "choice")
 
 #: words a scripted model can read and write together
 CONTEXT = 1_000_000
@@ -46,6 +51,9 @@ class Script:
     delay_s: float = 0.0
     cause: Cause | None = None
     message: str = ""
+    logprobs: tuple[TokenLogprob, ...] | None = None
+    options: dict[str, float] | None = None
+    vectors: tuple[tuple[float, ...], ...] | None = None
     #: ``crash`` or ``hang``: what happens to the process that runs it
     fatal: str | None = None
 
@@ -55,16 +63,64 @@ class Script:
         if self.cause is not None:
             return Abstention(cause=self.cause, message=self.message)
         usage = Usage(prompt_tokens=self.prompt_tokens, completion_tokens=len(self.tokens))
-        return Completion(text=self.text, finish_reason=self.finish_reason, usage=usage)
+        mean = math.fsum(t.logprob for t in self.logprobs) / len(self.logprobs) if self.logprobs else None
+        return Completion(text=self.text, finish_reason=self.finish_reason, usage=usage, logprob_mean=mean, logprobs=self.logprobs,
+                          options=self.options, vectors=self.vectors)
 
 
-def scripted_reply(model: str, messages: Sequence[Message], sampling: Sampling) -> Completion | Abstention:
+def scripted_reply(model: str, messages: Sequence[Message], sampling: Sampling, *, want: Want = "completion",
+                   suffix: str | None = None) -> Completion | Abstention:
     """What ``model`` answers, without its delay and without harm to the process."""
-    return script_of(model, messages, sampling).reply
+    return script_of(model, messages, sampling, want=want, suffix=suffix).reply
 
 
-def script_of(model: str, messages: Sequence[Message], sampling: Sampling) -> Script:
-    """The script of a ``test/*`` checkpoint for one request. A name that is none fails as ``bad_prompt``."""
+def script_of(model: str, messages: Sequence[Message], sampling: Sampling, *, want: Want = "completion", suffix: str | None = None) -> Script:
+    """The script of a ``test/*`` checkpoint for one request. A name that is none fails as ``bad_prompt``.
+
+    A vector, a score or a choice is asked of any but ``failing`` and follows the words of the request (``likelihoods``);
+    ``slow`` takes its time over it.
+    """
+    refusal = _refusal(model, sampling, suffix)
+    if refusal:
+        return Script(cause="bad_prompt", message=refusal)
+    script = _told(model, messages, sampling)
+    if script.cause is not None:
+        return script
+    if want == "embedding":
+        return replace(script, tokens=(), text="", finish_reason="stop", vectors=tuple(vector(words(m.content)) for m in messages))
+    if want == "score":
+        return _score(script, messages)
+    if isinstance(sampling.form, ChoiceForm):
+        return _choose(script, sampling.form)
+    if sampling.logprobs is not None:  # a script says its words with certainty
+        sure = tuple(TokenLogprob(token=t, logprob=0.0, top=((t, 0.0),) if sampling.logprobs else ()) for t in script.tokens)
+        return replace(script, logprobs=sure)
+    return script
+
+
+def _refusal(model: str, sampling: Sampling, suffix: str | None) -> str:
+    if suffix is not None:
+        return f"{model} fills no hole: leave 'suffix' out."
+    form = sampling.form
+    if form is not None and not isinstance(form, ChoiceForm):
+        return f"{model} keeps to no {form.kind}, only to a choice: it says what its script says."
+    return ""
+
+
+def _score(script: Script, messages: Sequence[Message]) -> Script:
+    asked = words(messages[-1].content)
+    given = [w for m in messages[:-1] for w in words(m.content)]
+    return replace(script, tokens=(), text=messages[-1].content, finish_reason="stop", logprobs=scored(asked, given))
+
+
+def _choose(script: Script, form: ChoiceForm) -> Script:
+    found = chances(form.options, script.text)
+    best = max(found, key=lambda option: found[option])
+    return replace(script, tokens=tuple(words(best)), text=best, finish_reason="stop", options=found,
+                   logprobs=tuple(TokenLogprob(token=w, logprob=math.log(found[best]) / len(words(best))) for w in words(best)))
+
+
+def _told(model: str, messages: Sequence[Message], sampling: Sampling) -> Script:
     kind, _, argument = model.removeprefix("test/").partition(":")
     prompt_tokens = sum(len(words(m.content)) for m in messages)
     if prompt_tokens == 0:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from symposia_shared.archive import Archive
 from symposia_shared.errors import UnknownJob
+from symposia_shared.jobs import SINGLE_KINDS
 from symposia_shared.ledger import Ledger, LedgerJob, Seat
 from symposia_shared.values import Value
 
@@ -60,7 +61,7 @@ def _waiting_for(ledger: Ledger, entry: LedgerJob) -> tuple[str, ...]:
     current = entry.round
     if current is None or current.closed is not None:
         what = "its first round" if current is None else f"what follows round {current.number}"
-        if alive(workers, "coordinator") or (entry.kind == "inference" and alive(workers, "pool")):
+        if alive(workers, "coordinator") or (entry.kind in SINGLE_KINDS and alive(workers, "pool")):
             return (f"the coordinator: {what}",)
         return (f"a coordinator, for {what}: none is up",)
     served = {queue for w in alive(workers, "pool") for queue in w.get("queues", ())}

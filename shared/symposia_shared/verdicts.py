@@ -43,7 +43,8 @@ class Verdict(Value):
     where nobody voted (a single prompt, a pipeline).
     """
 
-    #: the canonical answer that won (of free text: the whole text of the member it is taken from); None: no consensus
+    #: the canonical answer that won (of free text: the whole text of the member it is taken from); None: no consensus, or
+    #: nothing is said (an embedding: its vectors are in the reply)
     answer: str | None
     #: the member whose reply stands for the verdict
     spoken_by: str | None = None

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from symposia_shared.prompts import Message, Sampling, user
+from symposia_shared.prompts import ChoiceForm, JsonForm, Message, Sampling, user
 from symposia_shared.scripted import CONTEXT, FATAL, EngineCause, script_of, scripted_reply, words
 from symposia_shared.turns import Abstention, Completion
 
@@ -112,3 +112,19 @@ def test_a_blank_prompt_is_a_bad_prompt_and_one_beyond_the_context_is_too_long()
     assert isinstance(blank, Abstention)
     assert isinstance(long, Abstention)
     assert (blank.cause, long.cause) == ("bad_prompt", "prompt_too_long")
+
+
+def test_vectors_scores_and_choices_repeat_and_what_a_script_cannot_do_is_a_bad_prompt() -> None:
+    vectors = scripted_reply("test/say:x", (*user("a b"), *user("")), Sampling(), want="embedding")
+    assert isinstance(vectors, Completion)
+    assert vectors.vectors is not None
+    assert all(abs(sum(x * x for x in v) - 1.0) < 1e-6 for v in vectors.vectors)
+    choice = scripted_reply("test/echo", user("no, never"), Sampling(form=ChoiceForm(options=("yes", "no"))))
+    assert isinstance(choice, Completion)
+    assert choice.text == "no"
+    assert said("test/say:two words", logprobs=1).logprobs is not None
+    for refused in (scripted_reply("test/echo", user("x"), Sampling(form=JsonForm())), scripted_reply("test/echo", user("x"), Sampling(), suffix="y")):
+        assert isinstance(refused, Abstention)
+        assert refused.cause == "bad_prompt"
+    failing = scripted_reply("test/failing:timeout", user("x"), Sampling(), want="embedding")
+    assert isinstance(failing, Abstention)

@@ -23,3 +23,9 @@ def test_a_failure_is_a_reply_and_votes_are_real(scripted_client: ScriptedClient
 def test_an_unscripted_model_abstains_and_says_what_to_call(scripted_client: ScriptedClient) -> None:
     with pytest.raises(JobFailed, match=r"say\('unknown', ...\)"):
         scripted_client.ask("?", model="unknown")
+
+
+def test_a_scripted_client_embeds_and_scores(scripted_client: ScriptedClient) -> None:
+    vectors = scripted_client.embed(["a b", "a b", "c"], model="test/echo")
+    assert vectors[0] == vectors[1] != vectors[2]
+    assert scripted_client.score("a", model="test/echo", given="a b").total == -0.25

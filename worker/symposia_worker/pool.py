@@ -1,16 +1,15 @@
 """A pool: one device, its engine process, and the turns it has leased.
 
 A doorbell's thread ends in ``tend``: it claims its turn (and a few more of the queue while slots are free), hands them to the
-engine process and waits until its own is recorded. Replies are recorded in batches by one thread; what is long, and the
-results of single prompts, go to S3 from a few others. A third thread keeps the leases alive.
+engine process and waits until its own is recorded, which the ``Recorder`` sees to. One thread keeps the leases alive, another
+restarts the engine process.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import os
-import queue
-import random
 import socket
 import threading
 import time
@@ -18,25 +17,24 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Protocol
+from typing import Protocol
 
 from symposia_shared.archive import Archive
 from symposia_shared.broker import CHECKS, Doorbell
 from symposia_shared.errors import SymposiaError, Unavailable
-from symposia_shared.jobs import Inference
-from symposia_shared.ledger import INLINE_BYTES, LEASE_MS, Ledger, Seat
-from symposia_shared.turns import LIKENESS, Abstention, Completion, Reply, Timing, Turn
+from symposia_shared.jobs import parse_single
+from symposia_shared.ledger import LEASE_MS, Ledger, Seat
+from symposia_shared.turns import LIKENESS, Abstention, Completion, Timing, Turn
 from symposia_worker.checks import COMPARER, checked
-from symposia_worker.course import Course, told
+from symposia_worker.course import Course
 from symposia_worker.engines.protocol import Pulse
+from symposia_worker.recorder import Recorder, backoff
 from symposia_worker.tickets import Suspects, Ticket, Tickets
 
 log = logging.getLogger(__name__)
 
 #: turns one doorbell may claim: messages, not claims, are what a small turn costs (facts: ledger)
 BELL_CLAIMS = 8
-#: records written in one round trip at most
-RECORD_BATCH = 64
 #: a turn whose engine died this often while it ran is not tried again; nor one that was tried so often for whatever reason
 MOST_DEATHS, MOST_ATTEMPTS = 4, 20
 #: a turn whose engine died this often runs beside no other such turn, so that one that kills engines is told from its neighbours
@@ -85,12 +83,12 @@ class Pool:
         self.tickets = Tickets(slots)
         self._adopt, self._adopting = adopt, threading.Lock()
         self._suspects = Suspects()
-        self._replies: queue.Queue[tuple[Ticket, Reply, str | None]] = queue.Queue()
-        self._papers = ThreadPoolExecutor(8, thread_name_prefix="papers")
         # texts are compared one check after another, the first of which waits for torch: no paper shall wait behind them
         self._comparing = ThreadPoolExecutor(1, thread_name_prefix="likeness")
         self._stopping = threading.Event()
         self._stopped = threading.Event()
+        self.recorder = Recorder(ledger=ledger, archive=archive, course=course, bell=bell, tickets=self.tickets, stopping=self._stopping,
+                                 stopped=self._stopped, on_end=self._drop_suspect, on_recorded=self._feed_if_left)
         self._engine_up = threading.Event()
         self._engine_up.set()
         self._engine_died = threading.Event()
@@ -101,11 +99,12 @@ class Pool:
         self._loads = len(_checkpoints(placement))
         self._ready_at: float | None = None
         self._threads = [threading.Thread(target=target, name=target.__name__.strip("_"), daemon=True)
-                         for target in (self._record_loop, self._beat_loop, self._revive_loop)]
+                         for target in (self._beat_loop, self._revive_loop)]
 
     def start(self) -> None:
         """Say what is served, then begin to beat and to record. The engine is up and its checkpoints are loaded."""
-        self._patiently(lambda: self.ledger.place(self.name, self.placement.models, origin=self.origin))
+        self.recorder.patiently(lambda: self.ledger.place(self.name, self.placement.models, origin=self.origin))
+        self.recorder.start()
         for thread in self._threads:
             thread.start()
 
@@ -164,40 +163,42 @@ class Pool:
         claim = ticket.claim
         if claim.deaths >= MOST_DEATHS or claim.attempt > MOST_ATTEMPTS:
             message = f"tried {claim.attempt - 1} times, and {claim.deaths} engine processes died of it; it is not tried again"
-            self._replies.put((ticket, Abstention(cause="poison", message=message), None))
+            self.recorder.put(ticket, Abstention(cause="poison", message=message))
         elif claim.deaths < SUSPECT_DEATHS or self._suspects.admit(ticket):
             self._launch(ticket)
 
     def _launch(self, ticket: Ticket) -> None:
         claim = ticket.claim
         if (claim.payload or claim.spec).startswith("@"):
-            self._papers.submit(self._read_and_run, ticket)
+            self.recorder.later(self._read_and_run, ticket)
         else:
             self._run(ticket, claim.payload, claim.spec)
 
     def _read_and_run(self, ticket: Ticket) -> None:
         claim = ticket.claim
-        payload, spec = self._patiently(lambda: (self.archive.read(claim.payload), self.archive.read(claim.spec) if not claim.payload else ""), ticket)
+        payload, spec = self.recorder.patiently(lambda: (self.archive.read(claim.payload), self.archive.read(claim.spec) if not claim.payload else ""), ticket)
         if not ticket.over.is_set():
             self._run(ticket, payload, spec)
 
     def _run(self, ticket: Ticket, payload: str, spec: str) -> None:
         seat = ticket.claim.seat
         try:
-            ticket.turn = Turn.from_json(payload) if payload else Inference.from_json(spec).turn
+            ticket.turn = Turn.from_json(payload) if payload else parse_single(json.loads(spec)).turn
             log.info("%s → %s r%d t%d %s", ticket.claim.kind, seat.job_id, seat.round, seat.turn, ticket.turn.model)
             if ticket.turn.is_check:
-                threads = self._comparing if ticket.turn.model == LIKENESS else self._papers
-                threads.submit(self._check, ticket, ticket.turn)
+                if ticket.turn.model == LIKENESS:
+                    self._comparing.submit(self._check, ticket, ticket.turn)
+                else:
+                    self.recorder.later(self._check, ticket, ticket.turn)
                 return
             self.engine.generate(ticket.id, ticket.turn, partial(self._on_first, ticket), partial(self._on_done, ticket))
         except Unavailable:
             self._give_back([ticket], killed=False)
         except SymposiaError as error:
-            self._replies.put((ticket, Abstention(cause="bad_prompt", message=str(error)), None))
+            self.recorder.put(ticket, Abstention(cause="bad_prompt", message=str(error)))
         except Exception as error:
             log.exception("turn %s", seat.key)
-            self._replies.put((ticket, Abstention(cause="bug", message=f"{type(error).__name__}: {error}"), None))
+            self.recorder.put(ticket, Abstention(cause="bug", message=f"{type(error).__name__}: {error}"))
 
     def _check(self, ticket: Ticket, turn: Turn) -> None:
         """A check asks no model; it runs beside the engine."""
@@ -213,88 +214,18 @@ class Pool:
 
     def _on_done(self, ticket: Ticket, reply: Completion | Abstention) -> None:
         timing = Timing(claimed_at=ticket.claimed_at, first_token_at=ticket.first_token_at, last_token_at=time.time())
-        self._replies.put((ticket, reply.model_copy(update={"timing": timing, "pool": self.name}), None))
+        self.recorder.put(ticket, reply.model_copy(update={"timing": timing, "pool": self.name}))
 
-    # -- records ---------------------------------------------------------------------------------------------------
-
-    def _record_loop(self) -> None:
-        while not self._stopped.is_set():
-            try:
-                batch = [self._replies.get(timeout=0.5)]
-            except queue.Empty:
-                continue
-            while len(batch) < RECORD_BATCH:
-                try:
-                    batch.append(self._replies.get_nowait())
-                except queue.Empty:
-                    break
-            try:
-                self._record(batch)
-            except Exception:
-                log.exception("recording %d replies", len(batch))
-
-    def _record(self, batch: Sequence[tuple[Ticket, Reply, str | None]]) -> None:
-        rows: list[tuple[Ticket, Reply, str]] = []
-        for ticket, reply, kept in batch:
-            text = kept or reply.to_json()
-            if kept is None and len(text.encode()) > INLINE_BYTES:
-                self._papers.submit(self._keep_long, ticket, reply, text)
-            elif not ticket.over.is_set():
-                rows.append((ticket, reply, text))
-        if not rows:
-            return
-        answers = self._patiently(lambda: self.ledger.record([(t.claim, text, r.spoke, t.attended) for t, r, text in rows]))
-        for (ticket, reply, _), answer in zip(rows, answers, strict=True):
-            self._recorded(ticket, reply, answer.status, answer.closed, answer.ring)
-        if self._left > 0 and not self._stopping.is_set() and self._engine_up.is_set():
-            self._feed()
-
-    def _keep_long(self, ticket: Ticket, reply: Reply, text: str) -> None:
-        kept = self._patiently(lambda: self.archive.reply(ticket.claim, text), ticket)
-        if kept is not None:
-            self._replies.put((ticket, reply, kept))
-
-    def _recorded(self, ticket: Ticket, reply: Reply, status: str, closed: str, ring: str) -> None:
-        claim, seat = ticket.claim, ticket.claim.seat
-        words = told(reply) if status in ("ok", "again") else status
-        log.info("%s ← %s r%d t%d %s", claim.kind, seat.job_id, seat.round, seat.turn, words)
-        if claim.kind == "inference" and closed:
-            self._papers.submit(self._commit, ticket, words)
-            return
-        if ring == "advance":
-            self.bell.advance(seat.job_id, kind=claim.kind)
-        elif ring == "settle":
-            self.bell.settle(seat.job_id, seat.round, kind=claim.kind)
-        self._end(ticket, words)
-
-    def _commit(self, ticket: Ticket, words: str) -> None:
-        """A single prompt needs no coordinator: its pool commits. Should this fail, the sweeper finds the job."""
-        job_id = ticket.claim.seat.job_id
-        self._drop_suspect(ticket)
-        self.tickets.drop(ticket, words)
-        try:
-            for attempt in range(5):
-                try:
-                    self.course.advance(job_id)
-                    break
-                except Unavailable as error:
-                    log.warning("commit of %s waits: %s", job_id, error)
-                    if self._stopping.wait(_backoff(attempt)):
-                        break
-        except Exception:
-            log.exception("commit of %s", job_id)
-        finally:
-            ticket.over.set()
-
-    def _end(self, ticket: Ticket, words: str, *, final: bool = True) -> None:
-        self.tickets.drop(ticket, words, final=final)
-        ticket.over.set()
-        self._drop_suspect(ticket)
+    # -- what follows a record -------------------------------------------------------------------------------------
 
     def _drop_suspect(self, ticket: Ticket) -> None:
         follows = self._suspects.leave(ticket)
         if follows is not None:
             self._launch(follows)
+
+    def _feed_if_left(self) -> None:
+        if self._left > 0 and not self._stopping.is_set() and self._engine_up.is_set():
+            self._feed()
 
     def _feed(self) -> None:
         """Claim for free slots without being rung: a doorbell may be lost, and one may stand for many."""
@@ -330,10 +261,10 @@ class Pool:
             return
         for seat in self.ledger.renew([(s, t.claim.fence) for s, t in held.items()]):
             ticket = held[seat]
-            if self.tickets.get(ticket.id) is not None and self._replies.empty():
+            if self.tickets.get(ticket.id) is not None and self.recorder.idle:
                 log.info("%s × %s r%d t%d stopped: the round was closed", ticket.claim.kind, seat.job_id, seat.round, seat.turn)
                 self.engine.cancel(ticket.id)
-                self._end(ticket, "stopped")
+                self.recorder.end(ticket, "stopped")
 
     def _beat(self) -> None:
         total = self._passes_before + self._passes()
@@ -404,7 +335,7 @@ class Pool:
                 self.engine.restart()
             except Exception as error:
                 log.error("the engine process does not start: %s", error)
-                self._stopping.wait(_backoff(attempt))
+                self._stopping.wait(backoff(attempt))
                 attempt += 1
                 self._engine_died.set()
                 continue
@@ -418,9 +349,9 @@ class Pool:
 
     def _give_back(self, tickets: Sequence[Ticket], *, killed: bool) -> None:
         if tickets:
-            self._patiently(lambda: self.ledger.hand_back([(t.claim.seat, t.claim.fence) for t in tickets], killed=killed))
+            self.recorder.patiently(lambda: self.ledger.hand_back([(t.claim.seat, t.claim.fence) for t in tickets], killed=killed))
         for ticket in tickets:
-            self._end(ticket, "handed back", final=False)
+            self.recorder.end(ticket, "handed back", final=False)
 
     def stop(self, grace_s: float) -> None:
         """Claim nothing more, let what runs end within ``grace_s`` seconds, hand the rest back."""
@@ -438,32 +369,14 @@ class Pool:
         except Unavailable as error:
             log.warning("could not take leave: %s; the leases end by themselves", error)
         for ticket in rest:
-            self._end(ticket, "handed back", final=False)
+            self.recorder.end(ticket, "handed back", final=False)
         COMPARER.stop()
         self._comparing.shutdown(wait=True, cancel_futures=True)
-        self._papers.shutdown(wait=True)
+        self.recorder.finish()
         self._stopped.set()
         self.engine.stop()
-
-    def _patiently(self, act: Callable[[], Any], ticket: Ticket | None = None) -> Any:
-        """``act`` until Redis and S3 are there; None where ``ticket`` ended meanwhile. Leases go on being renewed by the heartbeat."""
-        attempt = 0
-        while True:
-            try:
-                return act()
-            except Unavailable as error:
-                if (ticket is not None and ticket.over.is_set()) or self._stopped.is_set():
-                    return None
-                log.warning("waiting: %s", error)
-                time.sleep(_backoff(attempt))
-                attempt += 1
 
 
 def _checkpoints(placement: Placement) -> list[str]:
     """What of a placement takes memory."""
     return [m for m in placement.models if not m.startswith(("test/", "check/"))]
-
-
-def _backoff(attempt: int) -> float:
-    """Seconds before the next try: 0.1 doubling to 2, with jitter so that many do not come at once."""
-    return float(min(2.0, 0.1 * 2**min(attempt, 5)) * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, not a secret

@@ -21,6 +21,7 @@ from symposia_shared.archive import Archive
 from symposia_shared.broker import CHECK_QUEUE, CHECKS, COORDINATOR, TEST_QUEUE, Doorbell, celery_app, queue_for
 from symposia_shared.errors import SymposiaError, Unavailable, UnknownModel
 from symposia_shared.ledger import Ledger
+from symposia_shared.scripted import CAPABILITIES as SCRIPTED_CAN
 from symposia_shared.settings import Settings
 from symposia_shared.store import Store
 from symposia_worker.canvas import CeleryCanvas
@@ -119,7 +120,7 @@ class _PoolProgram:
                 log.error("%s is not taken up: %s", model, error)
                 self.ledger.refuse(self.plan.name, model, str(error))
         if self.plan.test_models:
-            models["test/*"] = {"queue": TEST_QUEUE}
+            models["test/*"] = {"queue": TEST_QUEUE, "capabilities": list(SCRIPTED_CAN)}
         models[CHECKS] = {"queue": CHECK_QUEUE}
         self.pool = Pool(
             name=self.plan.name, device=self.plan.device, slots=self.plan.concurrency, ledger=self.ledger, archive=self.archive, course=self.course,
@@ -152,7 +153,7 @@ class _PoolProgram:
         loaded = self.engine.load(model, str(folder))
         log.info("loaded %s: %.0f MB in %.1f s", model, loaded.bytes / 1e6, loaded.seconds)
         return {"queue": queue_for(model), "context": loaded.context, "longest_token_bytes": manifest.facts.longest_token_bytes,
-                "instruct": loaded.instruct, "params_b": round(loaded.parameters / 1e9, 4)}
+                "instruct": loaded.instruct, "capabilities": list(loaded.capabilities), "params_b": round(loaded.parameters / 1e9, 4)}
 
     def _take_up(self, model: str) -> dict[str, object]:
         """Load a checkpoint at run time and let the worker read its queue, too."""

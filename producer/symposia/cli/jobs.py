@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json as jsons
 import sys
 import time
 from pathlib import Path
@@ -9,9 +10,10 @@ from typing import Annotated, Any
 
 import typer
 
+from symposia.asking import question
 from symposia.cli import show
-from symposia.cli.options import AsJson, Folder, MaxTokens, NoWait, Seed, Temperature, Timeout
-from symposia.client import Client, question
+from symposia.cli.options import AsJson, Folder, MaxTokens, Model, NoWait, Seed, Temperature, Timeout
+from symposia.client import Client
 from symposia_shared.errors import BadInput, JobCancelled, JobFailed
 from symposia_shared.jobs import Job
 from symposia_shared.patterns import parse_job
@@ -59,15 +61,43 @@ def prompt_text(given: str) -> str:
 
 def ask(
     prompt: Annotated[str, typer.Argument(help="What is asked; - reads standard input.")],
-    model: Annotated[str, typer.Option("--model", "-m", help="The checkpoint to ask.")],
+    model: Model,
     system: Annotated[str | None, typer.Option(help="A system message.")] = None,
+    choice: Annotated[list[str] | None, typer.Option(help="The answer is one of these; give it again for each. Their probabilities are shown.")] = None,
+    json_schema: Annotated[Path | None, typer.Option(help="The answer is JSON that the schema in this file describes.")] = None,
+    regex: Annotated[str | None, typer.Option(help="The whole answer matches this expression.")] = None,
+    logprobs: Annotated[int | None, typer.Option(min=0, max=20, help="Show each token's log-probability, and so many of the likeliest.")] = None,
+    raw: Annotated[bool, typer.Option("--raw", help="The prompt as it stands, without the checkpoint's chat template.")] = False,
+    suffix: Annotated[str | None, typer.Option(help="Fill the hole between the prompt and this text.")] = None,
     temperature: Temperature = None, max_tokens: MaxTokens = None, seed: Seed = None,
     timeout: Timeout = None, no_wait: NoWait = False, json: AsJson = False, dir: Folder = None,
 ) -> None:
     """Ask one model once."""
-    job = question(prompt_text(prompt), model=model, system=system, sampling=sampling_of(Sampling(), temperature, max_tokens, seed))
+    base = Sampling.parse({"form": form_of(choice, json_schema, regex), "logprobs": logprobs})
+    job = question(prompt_text(prompt), model=model, system=system, raw=raw, suffix=suffix,
+                   sampling=sampling_of(base, temperature, max_tokens, seed))
     with Client(dir) as client:
         finish(client, job, json=json, no_wait=no_wait, timeout=timeout)
+
+
+def form_of(choice: list[str] | None, json_schema: Path | None, regex: str | None) -> dict[str, Any] | None:
+    """The form asked for by at most one of three options. Raises BadInput for more, or a schema that cannot be read."""
+    given: list[dict[str, Any]] = [{"kind": "choice", "options": choice}] if choice else []
+    given += [{"kind": "json_schema", "definition": _schema(json_schema)}] if json_schema else []
+    given += [{"kind": "regex", "pattern": regex}] if regex else []
+    if len(given) > 1:
+        raise BadInput(f"the answer cannot have {len(given)} forms at once.", field="form", remedy="Give one of --choice, --json-schema and --regex.")
+    return given[0] if given else None
+
+
+def _schema(path: Path) -> dict[str, Any]:
+    try:
+        raw: Any = jsons.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{path} cannot be read as JSON: {error}.", field="json_schema", value=str(path), remedy="Give a file with a JSON schema.") from None
+    if not isinstance(raw, dict):
+        raise BadInput(f"{path} holds a {type(raw).__name__}, not a JSON schema.", field="json_schema", value=str(path), remedy="Write one object.")
+    return raw
 
 
 def read_job(path: Path) -> Job:

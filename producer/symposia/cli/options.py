@@ -9,6 +9,7 @@ import typer
 
 Folder = Annotated[Path | None, typer.Option("--dir", help="The stack's folder; default: SYMPOSIA_DIR or ~/.symposia.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print facts as JSON, and nothing else, on standard output.")]
+Model = Annotated[str, typer.Option("--model", "-m", help="The checkpoint to ask.")]
 Timeout = Annotated[float | None, typer.Option(help="Seconds to wait; the job goes on after them.")]
 NoWait = Annotated[bool, typer.Option("--no-wait", help="Print the job's id and return.")]
 Temperature = Annotated[float | None, typer.Option(help="0 is greedy.")]

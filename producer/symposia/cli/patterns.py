@@ -31,11 +31,11 @@ def register(app: typer.Typer) -> None:
     app.command(rich_help_panel="Patterns")(schema)
 
 
-def schema(name: Annotated[str, typer.Argument(help="inference, or a pattern's name.")]) -> None:
+def schema(name: Annotated[str, typer.Argument(help="inference, embedding, or a pattern's name.")]) -> None:
     """The JSON schema of a job."""
-    from symposia_shared.jobs import Inference
+    from symposia_shared.jobs import SINGLE_TURN
 
-    known: dict[str, type[Any]] = {"inference": Inference, **patterns()}
+    known: dict[str, type[Any]] = {**SINGLE_TURN, **patterns()}
     cls = known.get(name.replace("-", "_"))
     if cls is None:
         raise BadInput(f"there is no job {name!r}.", field="name", value=name, remedy=f"Choose {', '.join(known)}.")

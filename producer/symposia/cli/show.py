@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 from rich.console import Console, Group
@@ -14,6 +15,7 @@ from rich.text import Text
 from symposia.handle import Handle
 from symposia_shared.errors import SymposiaError
 from symposia_shared.results import Result, RoundRecord, TurnRecord
+from symposia_shared.turns import Completion
 
 out = Console(highlight=False, soft_wrap=False)
 err = Console(stderr=True, highlight=False)
@@ -54,7 +56,7 @@ def result(found: Result) -> None:
     """The transcript, the verdict, the bill and where the result lies."""
     for record in found.rounds:
         out.print(_round(record))
-    if found.verdict is not None:
+    if found.verdict is not None and not (found.completion is not None and found.completion.vectors):
         out.print(_verdict(found))
     if found.error is not None:
         out.print(Panel(Text(found.error.message), title=f"failed: {found.error.type}", border_style="red"))
@@ -77,9 +79,30 @@ def _turn(item: TurnRecord) -> Panel:
     if reply.kind == "completion":
         seconds = max(0.0, (reply.timing.last_token_at or 0.0) - reply.timing.claimed_at)
         note = f"{reply.usage.completion_tokens} tokens, {seconds:.1f} s, {reply.finish_reason}"
-        return Panel(Text(_plain(reply.text)), title=Text(item.turn.member), subtitle=note, title_align="left", subtitle_align="right", border_style="cyan")
+        note += "" if reply.logprob_mean is None else f", mean logprob {reply.logprob_mean:.3f}"
+        return Panel(Group(*_body(reply)), title=Text(item.turn.member), subtitle=note, title_align="left", subtitle_align="right", border_style="cyan")
     return Panel(Text(_plain(reply.message), style="dim"), title=Text(f"{item.turn.member}: abstained ({reply.cause})"), title_align="left",
                  border_style="yellow")
+
+
+def _body(reply: Completion) -> Iterator[Text]:
+    """What a member said: its reasoning, its text, and whatever else was asked of it."""
+    if reply.reasoning:
+        yield Text("reasoning: " + _plain(reply.reasoning), style="dim italic")
+    if reply.vectors is not None:
+        yield Text(f"{len(reply.vectors)} vectors of {len(reply.vectors[0]) if reply.vectors else 0} dimensions")
+    else:
+        yield Text(_plain(reply.text))
+    for option, chance in sorted((reply.options or {}).items(), key=lambda o: -o[1]):
+        yield Text(f"{chance:7.1%}  {_plain(option)}", style="magenta")
+    for token in reply.logprobs or ():
+        others = "  ".join(f"{_quoted(t)} {p:.3f}" for t, p in token.top)
+        yield Text(f"{token.logprob:8.3f}  {_quoted(token.token)}" + (f"   [{others}]" if others else ""), style="dim")
+
+
+def _quoted(token: str) -> str:
+    """A token on one line, its white space seen."""
+    return repr(_plain(token))
 
 
 def _verdict(found: Result) -> Panel:
@@ -110,3 +133,9 @@ def table(columns: list[str], rows: list[list[str]]) -> None:
     for row in rows:
         shown.add_row(*row)
     out.print(shown)
+
+
+def short(text: str, most: int = 60) -> str:
+    """``text`` on one line, cut."""
+    line = " ".join(_plain(text).split())
+    return line if len(line) <= most else line[: most - 1] + "…"

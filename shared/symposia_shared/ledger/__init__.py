@@ -30,6 +30,7 @@ from typing import Any, Literal
 import redis
 
 from symposia_shared.errors import BrokerUnavailable
+from symposia_shared.jobs import SINGLE_KINDS
 from symposia_shared.results import ClosedBy
 
 #: milliseconds a pool may hold a turn without a heartbeat
@@ -53,6 +54,8 @@ class NewJob:
     #: bytes of the longest prompt that no tokenizer drops (``catalogue.countable_bytes``), by which a prompt that cannot fit is refused
     prompt_bytes: int
     models: tuple[str, ...]
+    #: capabilities that each of them must have; ``a|b``: either will do
+    needs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,12 +172,13 @@ class Ledger:
             return self._scripts[name](keys=[self.prefix], args=[str(a) if not isinstance(a, str) else a for a in args], client=pipe)
 
     def submit(self, jobs: Sequence[NewJob]) -> list[str]:
-        """Record jobs. One answer each: ``ok QUEUE``, ``exists``, ``unplaced MODEL`` or ``toolong CONTEXT BYTES MODEL``."""
+        """Record jobs. One answer each: ``ok QUEUE``, ``exists``, ``unplaced MODEL``, ``unable NEED MODEL`` or ``toolong CONTEXT BYTES MODEL``."""
         flat: list[object] = []
         for j in jobs:
-            single = "1" if j.kind == "inference" else "0"
+            single = "1" if j.kind in SINGLE_KINDS else "0"
             # of a scripted test/say:TEXT only the first line goes: names are joined by line ends
-            flat += [j.job_id, j.kind, j.spec, j.deadline_ms, j.prompt_bytes, "\n".join(m.partition("\n")[0] for m in j.models), single]
+            models = "\n".join(m.partition("\n")[0] for m in j.models)
+            flat += [j.job_id, j.kind, j.spec, j.deadline_ms, j.prompt_bytes, models, single, "\n".join(j.needs)]
         answers: list[str] = self.run("submit", *flat)
         return answers
 

@@ -10,7 +10,7 @@ from importlib import metadata
 from typing import Any
 
 from symposia_shared.errors import BadInput
-from symposia_shared.jobs import Collaboration, Inference, Job
+from symposia_shared.jobs import SINGLE_TURN, Collaboration, Job, parse_single
 from symposia_shared.patterns.adversarial import Adversarial
 from symposia_shared.patterns.consensus_building import ConsensusBuilding
 from symposia_shared.patterns.debate import Debate
@@ -29,7 +29,7 @@ def patterns() -> dict[str, type[Collaboration]]:
     """Pattern name → class, ours first; an outsider's pattern cannot replace one of ours."""
     known = {kind_of(cls): cls for cls in OURS}
     for point in metadata.entry_points(group="symposia.patterns"):
-        if point.name not in known:
+        if point.name not in known and point.name not in SINGLE_TURN:
             known[point.name] = point.load()
     return known
 
@@ -42,12 +42,12 @@ def kind_of(cls: type[Job]) -> str:
 def parse_job(raw: Mapping[str, Any]) -> Job:
     """The job a mapping describes. Without ``kind`` it is an inference. Raises BadInput."""
     kind = raw.get("kind", "inference")
-    if kind == "inference":
-        return Inference.parse(raw)
+    if isinstance(kind, str) and kind in SINGLE_TURN:
+        return parse_single(raw)
     for ours in OURS:  # first, and without a look at the entry points, which takes milliseconds
         if kind_of(ours) == kind:
             return ours.parse(raw)
     known = patterns()
     if not isinstance(kind, str) or kind not in known:
-        raise BadInput(f"kind is {kind!r}, which is no job.", field="kind", value=kind, remedy=f"Use inference, {', '.join(sorted(known))}.")
+        raise BadInput(f"kind is {kind!r}, which is no job.", field="kind", value=kind, remedy=f"Use {', '.join((*SINGLE_TURN, *sorted(known)))}.")
     return known[kind].parse(raw)

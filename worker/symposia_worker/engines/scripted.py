@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from symposia_shared.scripted import CONTEXT, Script, script_of
+from symposia_shared.scripted import CAPABILITIES, CONTEXT, Script, script_of
 from symposia_shared.turns import Timing
 from symposia_worker.engines.protocol import Delta, Done, Event, Failed, First, Generate, Load, Loaded
 
@@ -35,8 +35,10 @@ class _Speech:
 
     def rest_s(self, now: float) -> float:
         """Seconds until its next token is due."""
-        if not self.script.delay_s or not self.script.tokens:
+        if not self.script.delay_s:
             return 0.0
+        if not self.script.tokens:
+            return max(0.0, self.began + self.script.delay_s - now)
         return max(0.0, self.began + self.script.delay_s * (self.said + 1) / len(self.script.tokens) - now)
 
 
@@ -52,7 +54,7 @@ class ScriptedEngine:
     def load(self, order: Load) -> Loaded:
         """Accept any ``test/*`` name: there is nothing to load."""
         self._resident[order.checkpoint] = 0
-        return Loaded(checkpoint=order.checkpoint, context=CONTEXT, instruct=True, family="scripted")
+        return Loaded(checkpoint=order.checkpoint, context=CONTEXT, instruct=True, capabilities=CAPABILITIES, family="scripted")
 
     def unload(self, checkpoint: str) -> Sequence[Event]:
         """Forget the name; what it still has to say fails as ``throttled``."""
@@ -62,7 +64,7 @@ class ScriptedEngine:
 
     def admit(self, request: Generate) -> None:
         """Begin a script; what is wrong with the request is part of the script."""
-        script = script_of(request.checkpoint, request.messages, request.sampling)
+        script = script_of(request.checkpoint, request.messages, request.sampling, want=request.want, suffix=request.suffix)
         self._speeches[request.id] = _Speech(request, script, self._clock())
 
     def cancel(self, request_id: str) -> bool:
@@ -100,7 +102,7 @@ class ScriptedEngine:
         if request.stream and (text := _between(script, speech.said, due)):
             events.append(Delta(id=request.id, text=text))
         speech.said = due
-        if due == len(script.tokens):
+        if due == len(script.tokens) and (due or now >= speech.began + script.delay_s):
             del self._speeches[request.id]
             events.append(self._done(speech))
         return events

@@ -75,6 +75,14 @@ class ModelCache:
             raise self._refused(manifest, error) from error
         return folder
 
+    def local(self, model: str) -> Path | None:
+        """The folder of ``model`` here that was used last, as it was verified when it was fetched; None where there is none. No store is asked."""
+        found = [c.folder for c in self.contents() if c.id == model]
+        if not found:
+            return None
+        self._use(found[-1])
+        return found[-1]
+
     def release(self, model: str) -> None:
         """No longer keep ``model`` on disk for this process; its folder may go when room is needed."""
         owner = within(self.folder, model)

