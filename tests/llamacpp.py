@@ -90,7 +90,7 @@ def llamacpp_server(gguf: Path, alias: str, *, context: int = CONTEXT, slots: in
         until = time.monotonic() + 60
         while True:
             assert process.poll() is None, "llama.cpp's server has ended"
-            with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5) as answer:  # noqa: S310
+            with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5) as answer:
                 if answer.status == 200:
                     break
             assert time.monotonic() < until, "llama.cpp's server is not ready"

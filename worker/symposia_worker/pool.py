@@ -25,7 +25,7 @@ from symposia_shared.broker import CHECKS, Doorbell
 from symposia_shared.errors import SymposiaError, Unavailable
 from symposia_shared.jobs import Inference
 from symposia_shared.ledger import INLINE_BYTES, LEASE_MS, Ledger, Seat
-from symposia_shared.turns import Abstention, Completion, Reply, Timing, Turn
+from symposia_shared.turns import Abstention, Cause, Completion, Reply, Timing, Turn
 from symposia_worker.checks import checked
 from symposia_worker.course import Course, told
 from symposia_worker.engines.protocol import Pulse
@@ -39,6 +39,8 @@ BELL_CLAIMS = 8
 RECORD_BATCH = 64
 #: a turn whose engine died this often while it ran is not tried again; nor one that was tried so often for whatever reason
 MOST_DEATHS, MOST_ATTEMPTS = 4, 20
+#: a turn that an endpoint could not answer is given back until it was tried so often; then its abstention counts
+MOST_HANDED_ON = 3
 #: a turn whose engine died this often runs beside no other such turn, so that one that kills engines is told from its neighbours
 SUSPECT_DEATHS = 2
 #: seconds between heartbeats; a lease outlives nine of them
@@ -79,11 +81,14 @@ class Pool:
     """The pool of one device. ``watch`` False leaves leases to expire and lost doorbells unheard: for tests of the chord alone."""
 
     def __init__(self, *, name: str, device: str, slots: int, ledger: Ledger, archive: Archive, course: Course, bell: Doorbell, engine: EngineSeat,
-                 placement: Placement, origin: str = "", watch: bool = True, adopt: Callable[[str], dict[str, object]] | None = None) -> None:
+                 placement: Placement, origin: str = "", watch: bool = True, adopt: Callable[[str], dict[str, object]] | None = None,
+                 hands_on: frozenset[Cause] = frozenset()) -> None:
         self.name, self.device, self.ledger, self.archive, self.course, self.bell = name, device, ledger, archive, course, bell
         self.engine, self.placement, self.origin, self.watch = engine, placement, origin, watch
         self.tickets = Tickets(slots)
         self._adopt, self._adopting = adopt, threading.Lock()
+        #: causes for which a turn is given back, so that another pool of its queue may take it
+        self._hands_on = hands_on
         self._suspects = Suspects()
         self._replies: queue.Queue[tuple[Ticket, Reply, str | None]] = queue.Queue()
         self._papers = ThreadPoolExecutor(8, thread_name_prefix="papers")
@@ -209,6 +214,10 @@ class Pool:
         ticket.first_token_at = at
 
     def _on_done(self, ticket: Ticket, reply: Completion | Abstention) -> None:
+        if isinstance(reply, Abstention) and reply.cause in self._hands_on and ticket.claim.attempt < MOST_HANDED_ON:
+            log.warning("%s is handed back (%s): %s", ticket.claim.seat.key, reply.cause, reply.message)
+            threading.Thread(target=self._give_back, args=([ticket],), kwargs={"killed": False}, name="hand on", daemon=True).start()
+            return
         timing = Timing(claimed_at=ticket.claimed_at, first_token_at=ticket.first_token_at, last_token_at=time.time())
         self._replies.put((ticket, reply.model_copy(update={"timing": timing, "pool": self.name}), None))
 
@@ -339,6 +348,7 @@ class Pool:
             "role": "pool", "pid": os.getpid(), "device": self.device, "engine_pid": self.engine.pid, "host": socket.gethostname(),
             "ready_at": self._ready_at, "beat_at": time.time(), "models": models, "queues": self.placement.queues,
             "slots": self.tickets.slots, "held": len(self.tickets), "origin": self.origin,
+            "repeats": self.engine.pulse.repeats if self.engine.pulse else 0,
         }
         self.ledger.beat(self.name, facts, {"forward_passes": total - self._passes_told, "loads": self._loads})
         self._passes_told, self._loads = total, 0

@@ -51,7 +51,7 @@ from symposia_worker.engines.scripted import ScriptedEngine
 log = logging.getLogger("symposia.engine")
 
 #: engines by the name a ``load`` gives: module and class, called with the device and its memory in bytes
-ENGINES = {"torch": ("symposia_worker.engines.torch", "TorchEngine"), "openai": ("symposia_worker.engines.openai", "started")}
+ENGINES = {"torch": ("symposia_worker.engines.torch", "TorchEngine"), "openai": ("symposia_worker.engines.openai.engine", "started")}
 
 _PR_SET_PDEATHSIG = 1
 #: the process's exit status when its device is lost, so that nothing but a new process helps

@@ -11,7 +11,3 @@
     checking    the last look at typed output
     engine      the protocol's side
 """
-
-from symposia_worker.engines.openai.engine import OpenAIEngine, started
-
-__all__ = ["OpenAIEngine", "started"]

@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 
-from symposia_shared.turns import Completion, Timing, Usage
+from symposia_shared.turns import Cause, Completion, Timing, Usage
 from symposia_worker.engines.openai.asking import Ask
 from symposia_worker.engines.openai.checking import checked
 from symposia_worker.engines.openai.endpoint import Endpoint
@@ -96,7 +96,7 @@ class Call:
             waited = asyncio.get_running_loop().time() - started
             raise Again("timeout", f"the server was silent for too long (given up after {waited:.1f} s)") from None
         except httpx.TransportError as error:
-            cause = "timeout" if isinstance(error, httpx.TimeoutException) else "device_lost"
+            cause: Cause = "timeout" if isinstance(error, httpx.TimeoutException) else "device_lost"
             raise Again(cause, f"the connection failed: {type(error).__name__} {error}".rstrip()) from None
         except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as error:
             raise Again("device_lost", f"the server's answer cannot be read: {type(error).__name__} {error}") from None

@@ -103,7 +103,7 @@ def _faults(value: Any, schema: Any, root: dict[str, Any], at: str, left: int) -
 def _bounds(value: Any, schema: dict[str, Any], at: str) -> Iterator[str]:
     size = value if isinstance(value, int | float) and not isinstance(value, bool) else None
     length = len(value) if isinstance(value, str | list | dict) else None
-    suffix = {str: "Length", list: "Items", dict: "Properties"}.get(type(value), "")
+    suffix = "Length" if isinstance(value, str) else "Items" if isinstance(value, list) else "Properties"
     for number, least, most in ((size, "minimum", "maximum"), (length, f"min{suffix}", f"max{suffix}")):
         if number is None:
             continue

@@ -61,10 +61,10 @@ def refusal(status: int, headers: Mapping[str, str], body: bytes) -> Exception:
             return Hopeless("bad_prompt", told)
         case 408 | 425:
             return Again("timeout", told, after_s=pause_s(headers))
-        case _ if 500 <= status and status != 501:
-            return Again("device_lost", told, after_s=pause_s(headers))
         case 501:
             return Hopeless("bad_prompt", told)
+        case _ if status >= 500:
+            return Again("device_lost", told, after_s=pause_s(headers))
         case _ if status >= 400:
             return Hopeless("prompt_too_long" if status == 413 or _TOO_LONG.search(f"{kind} {words}") else "bad_prompt", told)
         case _:
