@@ -23,7 +23,7 @@ from symposia_worker.engines.openai.call import Call
 from symposia_worker.engines.openai.checking import refuse_pattern
 from symposia_worker.engines.openai.endpoint import Endpoint, from_environ
 from symposia_worker.engines.openai.gate import Gate
-from symposia_worker.engines.openai.listing import Listing, capabilities, client_for, headers_for, listed, model_of
+from symposia_worker.engines.openai.listing import Listing, capabilities, client_for, headers_for, listed, model_of, trust
 from symposia_worker.engines.protocol import PULSE_EVERY_S, Done, Event, Failed, Generate, Load, Loaded
 
 log = logging.getLogger("symposia.engine")
@@ -54,7 +54,7 @@ class OpenAIEngine:
         self._loop = asyncio.new_event_loop()
         self._gate = Gate(endpoint.max_concurrency)
         self._client = httpx.AsyncClient(
-            base_url=endpoint.url, headers=headers_for(key), timeout=httpx.Timeout(None, connect=endpoint.patience.connect_s, write=60.0),
+            base_url=endpoint.url, headers=headers_for(key), verify=trust(), timeout=httpx.Timeout(None, connect=endpoint.patience.connect_s, write=60.0),
             limits=httpx.Limits(max_connections=endpoint.max_concurrency + 8, max_keepalive_connections=endpoint.max_concurrency))
         self._repeats_before = 0
         threading.Thread(target=self._loop.run_forever, name="endpoint", daemon=True).start()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ssl
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any
 
 import httpx
@@ -39,7 +41,14 @@ class Listing:
 
 def client_for(endpoint: Endpoint, key: str | None) -> httpx.Client:
     """A client for the few questions of a start. The key goes into the header and nowhere else; redirects are not followed."""
-    return httpx.Client(base_url=endpoint.url, headers=headers_for(key), timeout=httpx.Timeout(30.0, connect=endpoint.patience.connect_s))
+    return httpx.Client(base_url=endpoint.url, headers=headers_for(key), verify=trust(),
+                        timeout=httpx.Timeout(30.0, connect=endpoint.patience.connect_s))
+
+
+@cache
+def trust() -> ssl.SSLContext:
+    """Who is trusted over https; read once, since that takes as long as many requests."""
+    return httpx.create_ssl_context()
 
 
 def headers_for(key: str | None) -> dict[str, str]:
@@ -138,7 +147,9 @@ def _embeds(client: httpx.Client, remote: str) -> bool:
         answer = client.post("embeddings", json={"model": remote, "input": ["a"]})
     except httpx.HTTPError as error:
         raise Unavailable(f"{client.base_url}embeddings cannot be reached: {type(error).__name__} {error}") from None
-    return answer.status_code == 200
+    found = _json(answer)
+    rows = found.get("data") if isinstance(found, dict) else None
+    return answer.status_code == 200 and isinstance(rows, list) and len(rows) == 1 and "embedding" in rows[0]
 
 
 def _own(client: httpx.Client, endpoint: Endpoint, path: str) -> dict[str, Any]:
