@@ -20,19 +20,12 @@ LAYERS, WIDTH, HEADS, CONTEXT = 2, 64, 4, 512
 
 
 def tiny_gguf(path: Path, *, seed: int = 0) -> Path:
-    """A llama of 2 layers with random weights and the tests' byte-level BPE."""
-    import json
-
+    """A llama of 2 layers with random weights and a byte-level BPE of four merges."""
     import numpy as np
     from gguf import GGUFWriter, TokenType
 
-    from tiny import tiny_tokenizer
-
-    tokenizer = tiny_tokenizer()
-    vocabulary = tokenizer.get_vocab()
-    tokens = sorted(vocabulary, key=vocabulary.__getitem__)
-    special = set(tokenizer.all_special_tokens) | {"<|im_start|>", "<|im_end|>"}
-    merges = [m if isinstance(m, str) else " ".join(m) for m in json.loads(tokenizer.backend_tokenizer.to_str())["model"]["merges"]]
+    special, merges = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"], ["t h", "th e", "Ġ the", "i s"]
+    tokens = [*special, *_byte_characters(), *(m.replace(" ", "") for m in merges)]
     writer = GGUFWriter(path, "llama")
     writer.add_name("tiny")
     writer.add_context_length(CONTEXT)
@@ -49,8 +42,8 @@ def tiny_gguf(path: Path, *, seed: int = 0) -> Path:
     writer.add_token_list(tokens)
     writer.add_token_types([TokenType.CONTROL if t in special else TokenType.NORMAL for t in tokens])
     writer.add_token_merges(merges)
-    writer.add_eos_token_id(vocabulary["<|im_end|>"])
-    writer.add_bos_token_id(vocabulary["<|endoftext|>"])
+    writer.add_eos_token_id(tokens.index("<|im_end|>"))
+    writer.add_bos_token_id(tokens.index("<|endoftext|>"))
     writer.add_add_bos_token(False)
     dice = np.random.default_rng(seed)
 
@@ -59,7 +52,9 @@ def tiny_gguf(path: Path, *, seed: int = 0) -> Path:
 
     writer.add_tensor("token_embd.weight", drawn(len(tokens), WIDTH))
     writer.add_tensor("output_norm.weight", np.ones(WIDTH, np.float32))
-    writer.add_tensor("output.weight", drawn(len(tokens), WIDTH))
+    output = drawn(len(tokens), WIDTH)
+    output[[i for i, t in enumerate(tokens) if t in special or ord(t[0]) > 126]] = 0.0  # never the likeliest: greedy answers are ASCII
+    writer.add_tensor("output.weight", output)
     for layer in range(LAYERS):
         for name in ("attn_norm", "ffn_norm"):
             writer.add_tensor(f"blk.{layer}.{name}.weight", np.ones(WIDTH, np.float32))
@@ -74,6 +69,12 @@ def tiny_gguf(path: Path, *, seed: int = 0) -> Path:
     return path
 
 
+def _byte_characters() -> list[str]:
+    """The printable stand-ins of the 256 bytes, as in GPT-2's tokenizer."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    return [chr(b) if b in printable else chr(256 + sum(x not in printable for x in range(b))) for b in range(256)]
+
+
 def free_port() -> int:
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
@@ -81,9 +82,9 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def llamacpp_server(gguf: Path, alias: str, *, context: int = CONTEXT, slots: int = 4, embed: bool = False) -> Iterator[str]:
+def llamacpp_server(gguf: Path, alias: str, *, context: int = CONTEXT, slots: int = 4, embed: bool = False, port: int | None = None) -> Iterator[str]:
     """Its URL, from ready to stopped."""
-    port = free_port()
+    port = port or free_port()
     command = [sys.executable, __file__, str(gguf), str(port), alias, str(context), str(slots), *(["embed"] if embed else [])]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:

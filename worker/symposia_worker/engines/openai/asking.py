@@ -29,11 +29,6 @@ class Ask:
     #: the text whose tokens are scored ends the prompt; it begins at this character
     scored_from: int | None = None
 
-    @property
-    def streams(self) -> bool:
-        """Whether the answer comes piece by piece."""
-        return bool(self.body.get("stream"))
-
 
 @dataclass(frozen=True, slots=True)
 class Model:
@@ -78,7 +73,9 @@ def _sampling(request: Generate, model: Model) -> dict[str, Any]:
     if s.repetition_penalty != 1.0 and server.penalty is None:
         raise _cannot(request, model, "repetition_penalty", s.repetition_penalty, "Leave it at 1.")
     if server.penalty is not None:
-        body |= {server.penalty: s.repetition_penalty, **server.always}
+        body[server.penalty] = s.repetition_penalty
+        if server.penalty_window is not None:
+            body[server.penalty_window] = model.context
     if s.temperature > 0:
         body |= _draws(request, model)
     return body

@@ -139,13 +139,16 @@ class Answer:
                                   f"{self.max_tokens} tokens were asked for")
 
     def completion(self, timing: Timing, *, logprobs: bool) -> Completion:
-        """The whole answer. Usage is 0 where the server does not tell it; ``logprobs``: token by token, not their mean alone."""
+        """The whole answer. Usage is 0 where the server does not tell it; ``logprobs``: token by token, not their mean alone, which
+        is None where a server left tokens out."""
         text, reasoning = "".join(self._text), "".join(self._reasoning) or None
         if reasoning is None:
             reasoning, text = _split(text)
         cut = min((at for s in self._stop if (at := text.find(s)) >= 0), default=None)
         finish: FinishReason = "stop" if cut is not None else self._finish or "stop"
-        known = [t.logprob for t in self._tokens if math.isfinite(t.logprob)]
+        known = [t.logprob for t in self._tokens]
+        if self._usage and len(known) < self._usage.completion_tokens - 1:  # the token that ends an answer may lack; llama.cpp leaves out more (OPERATIONS)
+            known = []
         return Completion(text=text if cut is None else text[:cut], finish_reason=finish, reasoning=reasoning, timing=timing,
                           usage=self._usage or Usage(completion_tokens=len(self._tokens)),
                           logprob_mean=sum(known) / len(known) if known else None, logprobs=tuple(self._tokens) if logprobs else None)

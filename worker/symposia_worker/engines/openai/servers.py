@@ -8,7 +8,7 @@ what is not listed here is refused before anything is sent.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from symposia_worker.engines.openai.endpoint import ServerKind
@@ -26,8 +26,8 @@ class Server:
     top_k: tuple[str, int] | None = None
     min_p: tuple[str, float] | None = None
     penalty: str | None = None
-    #: further fields of every request, so that nothing but what a ``Sampling`` says is in force
-    always: dict[str, object] = field(default_factory=dict)
+    #: how many of the last tokens the penalty counts; ours counts them all
+    penalty_window: str | None = None
     seeds_below: int = 2**63
     choice: FormWay = "wrapped"
     regex: FormWay | None = None
@@ -47,8 +47,8 @@ class Server:
 SERVERS: dict[ServerKind, Server] = {
     "vllm": Server("vllm", top_k=("top_k", -1), min_p=("min_p", 0.0), penalty="repetition_penalty", choice="vllm", regex="vllm",
                    schema_field="vllm", scores=True, means=True, embed_is_tried=True),
-    # repeat_last_n -1: the penalty counts the whole sequence, as everywhere else; seeds are 32 bits there, and the highest means "any"
-    "llamacpp": Server("llamacpp", top_k=("top_k", 0), min_p=("min_p", 0.0), penalty="repeat_penalty", always={"repeat_last_n": -1},
+    # seeds are 32 bits there, and the highest means "any"
+    "llamacpp": Server("llamacpp", top_k=("top_k", 0), min_p=("min_p", 0.0), penalty="repeat_penalty", penalty_window="repeat_last_n",
                        seeds_below=2**32 - 1, choice="grammar", schema_field="json_schema", means=True, embed_is_tried=True),
     # its /completions puts the model's template around the prompt
     "ollama": Server("ollama", seeds_below=2**31, raw=False, infill=True),
