@@ -122,11 +122,15 @@ def asked_models(given: Sequence[str]) -> dict[str, str]:
     for text in given:
         local, _, remote = text.partition("=")
         if not is_checkpoint_id(local) or local.startswith(("test/", "check/")):
-            example = re.sub(r"[^A-Za-z0-9._-]+", "-", local.rpartition("/")[2]).strip("-.") or "NAME"
             raise BadInput(f"{local!r} cannot name a checkpoint here.", field="--model", value=text,
-                           remedy=f"Give it a name: --model {example}={remote or local}")
+                           remedy=f"Give it a name: --model {nameable(local)}={remote or local}")
         found[local] = remote or local
     return found
+
+
+def nameable(remote: str) -> str:
+    """A name that a job could use for a server's model, as a suggestion."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", remote.rpartition("/")[2]).strip("-.") or "NAME"
 
 
 def is_checkpoint_id(name: str) -> bool:

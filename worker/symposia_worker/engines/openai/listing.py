@@ -13,7 +13,7 @@ import httpx
 
 from symposia_shared.errors import BadInput, SymposiaError, Unavailable
 from symposia_worker.engines.openai.asking import Model
-from symposia_worker.engines.openai.endpoint import KEY, MOST_LISTED, Endpoint, asked_models, is_checkpoint_id
+from symposia_worker.engines.openai.endpoint import KEY, MOST_LISTED, Endpoint, asked_models, is_checkpoint_id, nameable
 from symposia_worker.engines.openai.faults import said
 from symposia_worker.engines.openai.servers import HOSTED, SERVERS, kind_of
 
@@ -83,7 +83,7 @@ def models_of(endpoint: Endpoint, key: str | None, given: tuple[str, ...]) -> di
     if not able or len(able) > MOST_LISTED:
         found = f"lists {len(names)} models ({', '.join((left or able)[:5])}{', …' if len(names) > 5 else ''})" if names else "lists no models"
         raise BadInput(f"{endpoint.url} {found}; {'none has' if not able else 'too many have'} a name that jobs can use.", field="--model",
-                       remedy="Name those to serve: --model NAME=THEIR_ID, such as --model qwen2-0.5b=qwen2:0.5b")
+                       remedy=f"Name those to serve: --model {nameable((left or able or ['x'])[0])}={(left or able or ['THEIR_ID'])[0]}")
     return {name: name for name in able}
 
 
