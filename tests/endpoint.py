@@ -13,7 +13,7 @@ from typing import Any
 
 #: a step of an answer: bytes are sent, a number is a pause in seconds
 Step = bytes | float
-#: the connection is reset; nothing more is ever sent; the same bytes are sent for ever
+#: the connection is reset; nothing more is ever sent
 RESET, HANG = -1.0, -2.0
 
 
@@ -89,6 +89,8 @@ class StandIn:
         self.always: Says | Callable[[Seen], Says] = chat("hello", " there")
         #: what it says of texts to embed
         self.embeds = error(404, "this model does not embed")
+        #: while True, no request is answered
+        self.held = False
         self.seen: list[Seen] = []
         self.in_flight = self.most_in_flight = self.hung_up = 0
         self.url = ""
@@ -121,13 +123,18 @@ class StandIn:
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
         says = self.then.popleft() if self.then else self.always(seen) if callable(self.always) else self.always
         gone = asyncio.create_task(reader.read(1))
-        saying = asyncio.create_task(self._say(says, writer))
+        saying = asyncio.create_task(self._in_time(says, writer))
         await asyncio.wait([gone, saying], return_when=asyncio.FIRST_COMPLETED)
         self.hung_up += not saying.done()
         self.in_flight -= 1
         gone.cancel()
         saying.cancel()
         await asyncio.gather(gone, saying, return_exceptions=True)
+
+    async def _in_time(self, says: Says, writer: asyncio.StreamWriter) -> None:
+        while self.held:
+            await asyncio.sleep(0.02)
+        await self._say(says, writer)
 
     def _told(self, path: str) -> Says:
         if path == "/v1/models":

@@ -41,6 +41,8 @@ RECORD_BATCH = 64
 MOST_DEATHS, MOST_ATTEMPTS = 4, 20
 #: a turn that an endpoint could not answer is given back until it was tried so often; then its abstention counts
 MOST_HANDED_ON = 3
+#: seconds a pool takes no turn after it gave one back: what fails fast would else take every turn from those that work
+REST_S = 10.0
 #: a turn whose engine died this often runs beside no other such turn, so that one that kills engines is told from its neighbours
 SUSPECT_DEATHS = 2
 #: seconds between heartbeats; a lease outlives nine of them
@@ -89,6 +91,7 @@ class Pool:
         self._adopt, self._adopting = adopt, threading.Lock()
         #: causes for which a turn is given back, so that another pool of its queue may take it
         self._hands_on = hands_on
+        self._rest_until = 0.0
         self._suspects = Suspects()
         self._replies: queue.Queue[tuple[Ticket, Reply, str | None]] = queue.Queue()
         self._papers = ThreadPoolExecutor(8, thread_name_prefix="papers")
@@ -139,7 +142,7 @@ class Pool:
             if ticket is not None:
                 ticket.over.wait()
                 return ticket.outcome
-            if not self._engine_up.wait(timeout=1.0):
+            if not self._engine_up.wait(timeout=1.0) or self._rests(wait_s=1.0):
                 continue
             named = self._claim(named=seat, wait_s=1.0)
             if named not in ("queued", "ok"):
@@ -216,6 +219,7 @@ class Pool:
     def _on_done(self, ticket: Ticket, reply: Completion | Abstention) -> None:
         if isinstance(reply, Abstention) and reply.cause in self._hands_on and ticket.claim.attempt < MOST_HANDED_ON:
             log.warning("%s is handed back (%s): %s", ticket.claim.seat.key, reply.cause, reply.message)
+            self._rest_until = time.monotonic() + REST_S
             threading.Thread(target=self._give_back, args=([ticket],), kwargs={"killed": False}, name="hand on", daemon=True).start()
             return
         timing = Timing(claimed_at=ticket.claimed_at, first_token_at=ticket.first_token_at, last_token_at=time.time())
@@ -304,10 +308,19 @@ class Pool:
 
     def _feed(self) -> None:
         """Claim for free slots without being rung: a doorbell may be lost, and one may stand for many."""
+        if self._rests():
+            return
         try:
             self._claim()
         except Unavailable as error:
             log.warning("cannot claim: %s", error)
+
+    def _rests(self, wait_s: float = 0.0) -> bool:
+        """Whether no turn is to be taken now, because the device has just failed some; waits up to ``wait_s`` for the end of that."""
+        left = self._rest_until - time.monotonic()
+        if left > 0 and wait_s:
+            self._stopping.wait(min(left, wait_s))
+        return left > 0
 
     # -- heartbeat -------------------------------------------------------------------------------------------------
 

@@ -66,10 +66,13 @@ class Blueprint:
         return self.folder.stack_id()
 
     def orders(self, models: Sequence[str]) -> tuple[PoolOrder, ...]:
-        """One pool for each device; one that has nothing to serve yet waits for `symposia models serve`."""
-        plan = self.plan
+        """One pool for each device; one that has nothing to serve yet waits for `symposia models serve`.
+
+        An endpoint serves what it has; the scripted checkpoints too where no other device is there to.
+        """
+        plan, own = self.plan, [share for share in self.plan.devices if not is_endpoint(share.device)]
         return tuple(PoolOrder(self._name(share.pool), share, origin=self.origin, models=() if is_endpoint(share.device) else models,
-                               test_models=plan.test_models, concurrency=plan.concurrency) for share in plan.devices)
+                               test_models=plan.test_models and share in (own or plan.devices), concurrency=plan.concurrency) for share in plan.devices)
 
     def workers(self, orders: Sequence[PoolOrder], commands: WorkerCommands, *, ready: Callable[[int], bool]) -> tuple[Part, ...]:
         """Coordinator, pools and Flower."""
