@@ -94,12 +94,13 @@ def test_a_turn_one_endpoint_cannot_answer_is_answered_by_another(stack: Stack) 
     listed = [{"id": "lab/shared", "owned_by": "system"}]
     with stand_in(models=listed) as broken, stand_in(models=listed) as sound:
         broken.always = error(429, "come back tomorrow", Retry_After="86400")
-        sound.always = chat("sound")
+        broken.held, sound.always = True, chat("sound")
         with worker(stack, broken):
             handle = stack.client.submit(Inference(model="lab/shared", prompt="?"))
             wait_for(lambda: broken.asked)
             with worker(stack, sound):
                 handles = [handle, *(stack.client.submit(Inference(model="lab/shared", prompt=f"{n}")) for n in range(10))]
+                broken.held = False
                 replies = [h.result(timeout=120) for h in handles]
         assert {r.answer for r in replies} == {"sound"}, replies
         assert replies[0].rounds[0].turns[0].reply.pool.startswith("pool-openai")
