@@ -24,7 +24,7 @@ from symposia_shared.broker import CHECKS, Doorbell
 from symposia_shared.errors import SymposiaError, Unavailable
 from symposia_shared.jobs import parse_single
 from symposia_shared.ledger import LEASE_MS, Ledger, Seat
-from symposia_shared.turns import LIKENESS, Abstention, Completion, Timing, Turn
+from symposia_shared.turns import LIKENESS, Abstention, Cause, Completion, Timing, Turn
 from symposia_worker.checks import COMPARER, checked
 from symposia_worker.course import Course
 from symposia_worker.engines.protocol import Pulse
@@ -37,6 +37,10 @@ log = logging.getLogger(__name__)
 BELL_CLAIMS = 8
 #: a turn whose engine died this often while it ran is not tried again; nor one that was tried so often for whatever reason
 MOST_DEATHS, MOST_ATTEMPTS = 4, 20
+#: a turn that an endpoint could not answer is given back until it was tried so often; then its abstention counts
+MOST_HANDED_ON = 3
+#: seconds a pool takes no turn after it gave one back: what fails fast would else take every turn from those that work
+REST_S = 10.0
 #: a turn whose engine died this often runs beside no other such turn, so that one that kills engines is told from its neighbours
 SUSPECT_DEATHS = 2
 #: seconds between heartbeats; a lease outlives nine of them
@@ -77,11 +81,15 @@ class Pool:
     """The pool of one device. ``watch`` False leaves leases to expire and lost doorbells unheard: for tests of the chord alone."""
 
     def __init__(self, *, name: str, device: str, slots: int, ledger: Ledger, archive: Archive, course: Course, bell: Doorbell, engine: EngineSeat,
-                 placement: Placement, origin: str = "", watch: bool = True, adopt: Callable[[str], dict[str, object]] | None = None) -> None:
+                 placement: Placement, origin: str = "", watch: bool = True, adopt: Callable[[str], dict[str, object]] | None = None,
+                 hands_on: frozenset[Cause] = frozenset()) -> None:
         self.name, self.device, self.ledger, self.archive, self.course, self.bell = name, device, ledger, archive, course, bell
         self.engine, self.placement, self.origin, self.watch = engine, placement, origin, watch
         self.tickets = Tickets(slots)
         self._adopt, self._adopting = adopt, threading.Lock()
+        #: causes for which a turn is given back, so that another pool of its queue may take it
+        self._hands_on = hands_on
+        self._rest_until = 0.0
         self._suspects = Suspects()
         # texts are compared one check after another, the first of which waits for torch: no paper shall wait behind them
         self._comparing = ThreadPoolExecutor(1, thread_name_prefix="likeness")
@@ -135,7 +143,7 @@ class Pool:
             if ticket is not None:
                 ticket.over.wait()
                 return ticket.outcome
-            if not self._engine_up.wait(timeout=1.0):
+            if not self._engine_up.wait(timeout=1.0) or self._rests(wait_s=1.0):
                 continue
             named = self._claim(named=seat, wait_s=1.0)
             if named not in ("queued", "ok"):
@@ -213,6 +221,11 @@ class Pool:
         ticket.first_token_at = at
 
     def _on_done(self, ticket: Ticket, reply: Completion | Abstention) -> None:
+        if isinstance(reply, Abstention) and reply.cause in self._hands_on and ticket.claim.attempt < MOST_HANDED_ON:
+            log.warning("%s is handed back (%s): %s", ticket.claim.seat.key, reply.cause, reply.message)
+            self._rest_until = time.monotonic() + REST_S
+            threading.Thread(target=self._give_back, args=([ticket],), kwargs={"killed": False}, name="hand on", daemon=True).start()
+            return
         timing = Timing(claimed_at=ticket.claimed_at, first_token_at=ticket.first_token_at, last_token_at=time.time())
         self.recorder.put(ticket, reply.model_copy(update={"timing": timing, "pool": self.name}))
 
@@ -229,10 +242,19 @@ class Pool:
 
     def _feed(self) -> None:
         """Claim for free slots without being rung: a doorbell may be lost, and one may stand for many."""
+        if self._rests():
+            return
         try:
             self._claim()
         except Unavailable as error:
             log.warning("cannot claim: %s", error)
+
+    def _rests(self, wait_s: float = 0.0) -> bool:
+        """Whether no turn is to be taken now, because the device has just failed some; waits up to ``wait_s`` for the end of that."""
+        left = self._rest_until - time.monotonic()
+        if left > 0 and wait_s:
+            self._stopping.wait(min(left, wait_s))
+        return left > 0
 
     # -- heartbeat -------------------------------------------------------------------------------------------------
 
@@ -273,6 +295,7 @@ class Pool:
             "role": "pool", "pid": os.getpid(), "device": self.device, "engine_pid": self.engine.pid, "host": socket.gethostname(),
             "ready_at": self._ready_at, "beat_at": time.time(), "models": models, "queues": self.placement.queues,
             "slots": self.tickets.slots, "held": len(self.tickets), "origin": self.origin,
+            "repeats": self.engine.pulse.repeats if self.engine.pulse else 0,
         }
         self.ledger.beat(self.name, facts, {"forward_passes": total - self._passes_told, "loads": self._loads})
         self._passes_told, self._loads = total, 0

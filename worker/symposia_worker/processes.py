@@ -12,7 +12,7 @@ import os
 import sys
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from celery import Celery, bootsteps, signals
@@ -24,10 +24,12 @@ from symposia_shared.ledger import Ledger
 from symposia_shared.scripted import CAPABILITIES as SCRIPTED_CAN
 from symposia_shared.settings import Settings
 from symposia_shared.store import Store
+from symposia_shared.turns import Cause
 from symposia_worker.canvas import CeleryCanvas
 from symposia_worker.coordinator import Coordinator
 from symposia_worker.course import Course
 from symposia_worker.engines.client import EngineProcess
+from symposia_worker.engines.openai.endpoint import Endpoint
 from symposia_worker.pool import Placement, Pool
 from symposia_worker.tasks import coordinator_tasks, pool_tasks
 
@@ -35,6 +37,8 @@ log = logging.getLogger(__name__)
 
 #: a key that is not there, read to connect to S3
 WARM = "warm"
+#: what another pool may do better than an endpoint that failed
+ENDPOINT_FAULTS: frozenset[Cause] = frozenset({"throttled", "timeout", "device_lost"})
 #: seconds a stopping pool gives to what runs
 GRACE_S = 8.0
 
@@ -63,6 +67,10 @@ class PoolPlan:
     threads: int = field(default_factory=lambda: os.cpu_count() or 1)
     memory_bytes: int | None = None
     origin: str = ""
+    #: where the device is an endpoint; ``models`` are then its own
+    endpoint: Endpoint | None = None
+    #: the key to it
+    key: str | None = field(default=None, repr=False)
 
 
 def run_coordinator(settings: Settings, *, name: str) -> int:
@@ -96,13 +104,27 @@ def run_pool(settings: Settings, plan: PoolPlan) -> int:
     return _run(app, running, name=plan.name, queues=queues, concurrency=plan.concurrency)
 
 
+def on_endpoint(plan: PoolPlan, *, key: str | None, max_concurrency: int, **fields: object) -> PoolPlan:
+    """The plan of a pool whose device is an endpoint: its models are those asked for, or all that the endpoint lists.
+
+    Raises BadInput (no such model, the key is refused) and Unavailable.
+    """
+    from symposia_worker.engines.openai.listing import models_of
+
+    endpoint = Endpoint.of_device(plan.device, max_concurrency=max_concurrency, **fields)
+    renamed = models_of(endpoint, key, plan.models)
+    endpoint = endpoint.model_copy(update={"renamed": {ours: theirs for ours, theirs in renamed.items() if ours != theirs}})
+    return replace(plan, endpoint=endpoint, key=key, models=tuple(renamed), concurrency=max_concurrency, device=endpoint.device)
+
+
 class _PoolProgram:
     """Fetches, loads, then serves."""
 
     def __init__(self, app: Celery, settings: Settings, plan: PoolPlan, ledger: Ledger, archive: Archive) -> None:
         self.plan, self.ledger = plan, ledger
         self.folder = settings.dir
-        self.engine = EngineProcess(plan.device, _memory(plan), threads=plan.threads, on_death=self._died)
+        environ = plan.endpoint.environ(plan.key) if plan.endpoint else None
+        self.engine = EngineProcess(plan.device, _memory(plan), threads=plan.threads, on_death=self._died, environ=environ)
         self.course = Course(ledger, archive, CeleryCanvas(app), Doorbell(app))
         self.archive, self.bell, self.app = archive, Doorbell(app), app
         self.pool: Pool | None = None
@@ -125,7 +147,7 @@ class _PoolProgram:
         self.pool = Pool(
             name=self.plan.name, device=self.plan.device, slots=self.plan.concurrency, ledger=self.ledger, archive=self.archive, course=self.course,
             bell=self.bell, engine=self.engine, placement=Placement(models), origin=self.plan.origin, watch=_watching(),
-            adopt=self._take_up,
+            adopt=self._take_up, hands_on=ENDPOINT_FAULTS if self.plan.endpoint else frozenset(),
         )
         pool_tasks(self.app, self.pool)
         self.pool.start()
@@ -142,6 +164,8 @@ class _PoolProgram:
 
     def _load(self, model: str) -> dict[str, object]:
         """Verified files on this disk, then resident on the device; raises what is wrong with either."""
+        if self.plan.endpoint is not None:
+            return self._load_remote(model)
         from symposia_worker.models.cache import ModelCache, cache_folder
         from symposia_worker.models.store import ModelStore
 
@@ -154,6 +178,12 @@ class _PoolProgram:
         log.info("loaded %s: %.0f MB in %.1f s", model, loaded.bytes / 1e6, loaded.seconds)
         return {"queue": queue_for(model), "context": loaded.context, "longest_token_bytes": manifest.facts.longest_token_bytes,
                 "instruct": loaded.instruct, "capabilities": list(loaded.capabilities), "params_b": round(loaded.parameters / 1e9, 4)}
+
+    def _load_remote(self, model: str) -> dict[str, object]:
+        """Nothing is fetched: the endpoint has it."""
+        loaded = self.engine.load(model, engine="openai")
+        return {"queue": queue_for(model), "context": loaded.context, "instruct": loaded.instruct, "capabilities": list(loaded.capabilities),
+                "params_b": round(loaded.parameters / 1e9, 4)}
 
     def _take_up(self, model: str) -> dict[str, object]:
         """Load a checkpoint at run time and let the worker read its queue, too."""

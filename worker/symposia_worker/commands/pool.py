@@ -9,24 +9,33 @@ import typer
 
 from symposia_shared.settings import load
 from symposia_worker.commands import run_as_program
-from symposia_worker.processes import PoolPlan, run_pool
+from symposia_worker.engines.openai.endpoint import is_endpoint, key_in, pool_name
+from symposia_worker.processes import PoolPlan, on_endpoint, run_pool
 
 
 def command(
     name: str = typer.Option("", help="Unique among the workers of a deployment; default: pool-DEVICE."),
-    device: str = typer.Option("cpu", help="cuda:0, cpu, or cpu:0, cpu:1 as shares of one machine."),
+    device: str = typer.Option("cpu", help="cuda:0, cpu, or cpu:0, cpu:1 as shares of one machine; openai:http://HOST:PORT/v1 for an endpoint."),
     memory: int = typer.Option(0, help="The device's memory budget in bytes; 0: three quarters of the machine's."),
     threads: int = typer.Option(0, help="Cores of the engine process; 0: all."),
     concurrency: int = typer.Option(32, min=1, max=4096, help="Turns held at once."),
-    model: list[str] = typer.Option([], help="A checkpoint of the model store; may be given again."),
+    model: list[str] = typer.Option([], help="A checkpoint of the model store; may be given again. Of an endpoint: ID or ID=THEIR_ID; default: all."),
     test_models: bool = typer.Option(False, help="Serve the scripted test/* checkpoints, too."),
+    max_concurrency: int = typer.Option(0, min=0, max=4096, help="An endpoint's requests at once; 0: as many as --concurrency."),
+    api_key_env: str = typer.Option("", help="The variable that holds an endpoint's key; default: SYMPOSIA_OPENAI_API_KEY, if it is set."),
+    server: str = typer.Option("", help="vllm, llamacpp, ollama or openai (any other); default: found out."),
+    context: int = typer.Option(8192, min=1, help="Tokens of an endpoint's models, where the server does not say."),
     origin: str = typer.Option("", hidden=True),
     dir: Path | None = typer.Option(None, help="The stack's folder; default: SYMPOSIA_DIR or ~/.symposia."),
 ) -> None:
     """Run a pool: one device, its models resident, batched across jobs. Redis and S3 come from SYMPOSIA_* or the stack's folder."""
-    plan = PoolPlan(name=name or f"pool-{device.replace(':', '-')}", device=device, models=tuple(model), test_models=test_models,
+    plan = PoolPlan(name=name or pool_name(device), device=device, models=tuple(model), test_models=test_models,
                     concurrency=concurrency, threads=threads or os.cpu_count() or 1, memory_bytes=memory or None, origin=origin)
-    raise typer.Exit(run_pool(load(dir), plan))
+    settings = load(dir)
+    if is_endpoint(device):
+        plan = on_endpoint(plan, key=key_in(os.environ, api_key_env or None), max_concurrency=max_concurrency or concurrency,
+                           server=server or None, context=context)
+    raise typer.Exit(run_pool(settings, plan))
 
 
 if __name__ == "__main__":

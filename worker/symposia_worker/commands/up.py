@@ -34,7 +34,8 @@ def command(
     model: Annotated[list[str] | None, typer.Option("--model", help=f"A checkpoint of the model store to serve; may be given again. "
                                                                     f"Default: {USUAL_MODEL}, if it is there.")] = None,
     test_models: Annotated[bool, typer.Option("--test-models", help="Serve the scripted test/* checkpoints, too.")] = False,
-    devices: Annotated[str, typer.Option("--devices", help="cpu, or cpu:0,cpu:1 as shares of one machine, or cuda:0,cuda:1.")] = "cpu",
+    devices: Annotated[str, typer.Option("--devices", help="cpu, or cpu:0,cpu:1 as shares of one machine, cuda:0,cuda:1, or "
+                                                        "openai:http://HOST:PORT/v1 for an endpoint.")] = "cpu",
     concurrency: Annotated[int | None, typer.Option("--concurrency", min=1, max=4096, help="Turns a pool holds at once.")] = None,
     no_flower: Annotated[bool, typer.Option("--no-flower", help="Do without Flower.")] = False,
     start_timeout: Annotated[float, typer.Option("--start-timeout", min=1, help="Seconds the pools may take to be ready.")] = 300.0,

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 
@@ -24,17 +24,19 @@ log = logging.getLogger("symposia.engine")
 class EngineProcess:
     """One engine process of a pool: every request ends in one ``on_done``, or its id in one ``on_death``.
 
+    ``environ`` is what its process finds in its environment beside ours: an endpoint's key goes there and nowhere else.
     ``on_death`` is called once for a process that dies or hangs, from the process's reading thread, and may ``restart``.
     Safe to use from many threads.
     """
 
     def __init__(
         self, device: str = "cpu", memory_bytes: int = 8 << 30, *, threads: int = 1, on_death: OnDeath | None = None,
-        hang_after_s: float = 60.0, start_within_s: float = 120.0, python: str = sys.executable,
+        hang_after_s: float = 60.0, start_within_s: float = 120.0, python: str = sys.executable, environ: Mapping[str, str] | None = None,
     ) -> None:
         self.device, self.memory_bytes, self.threads = device, memory_bytes, threads
         self.hang_after_s, self.start_within_s, self.python = hang_after_s, start_within_s, python
         self._on_death = on_death
+        self._environ = dict(environ or {})
         self._life: Life | None = None
         self._loads: dict[str, Load] = {}
         self.writing = threading.Lock()
@@ -151,7 +153,7 @@ class EngineProcess:
         command = [self.python, "-P", "-m", "symposia_worker.engines.process", "--fd", str(far_end.fileno()),
                    "--device", self.device, "--memory", str(self.memory_bytes)]
         return subprocess.Popen(command, pass_fds=(far_end.fileno(),), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                                env=engine_environ(self.threads))
+                                env=engine_environ(self.threads) | self._environ)
 
     def ended(self, life: Life, ids: list[str], why: str) -> None:
         """A process has ended: tell the pool, unless it asked for it or ``start`` has told."""
@@ -196,7 +198,8 @@ def engine_environ(threads: int) -> dict[str, str]:
 
     Spinning OpenMP threads cost a factor of ten on a busy machine (pytorch #57715), and both must be set before torch is imported.
     """
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("SYMPOSIA_BROKER", "SYMPOSIA_S3", "AWS_", "CELERY_"))}
+    foreign = ("SYMPOSIA_BROKER", "SYMPOSIA_S3", "SYMPOSIA_OPENAI", "SYMPOSIA_ENDPOINT", "AWS_", "CELERY_")
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(foreign) and not k.endswith("_API_KEY")}
     return kept | {
         "OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE", "MKL_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false",
         "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1",

@@ -41,6 +41,7 @@ from symposia_worker.engines.protocol import (
     Stop,
     Unload,
     Unloaded,
+    Waking,
     cause_of,
     encode,
     read_command,
@@ -50,7 +51,7 @@ from symposia_worker.engines.scripted import ScriptedEngine
 log = logging.getLogger("symposia.engine")
 
 #: engines by the name a ``load`` gives: module and class, called with the device and its memory in bytes
-ENGINES = {"torch": ("symposia_worker.engines.torch", "TorchEngine")}
+ENGINES = {"torch": ("symposia_worker.engines.torch", "TorchEngine"), "openai": ("symposia_worker.engines.openai.engine", "started")}
 
 _PR_SET_PDEATHSIG = 1
 #: the process's exit status when its device is lost, so that nothing but a new process helps
@@ -68,7 +69,7 @@ class Device:
 class Loop:
     """The batching loop: drain commands, step what is busy, send what happened."""
 
-    def __init__(self, device: Device, commands: queue.SimpleQueue[Command], send: Callable[[bytes], None]) -> None:
+    def __init__(self, device: Device, commands: queue.SimpleQueue[Command | None], send: Callable[[bytes], None]) -> None:
         self.device, self._commands, self._send = device, commands, send
         self._engines: dict[str, Engine] = {"scripted": ScriptedEngine()}
         self._home: dict[str, str] = {}  # the engine's name by checkpoint
@@ -91,10 +92,11 @@ class Loop:
         """The commands that are in; waits for one only while no engine has anything to do."""
         rest = min((e.rest_s for e in self._engines.values() if e.busy), default=PULSE_EVERY_S)
         with contextlib.suppress(queue.Empty):
-            if rest > 0:
-                yield self._commands.get(timeout=min(rest, PULSE_EVERY_S))
+            if rest > 0 and (command := self._commands.get(timeout=min(rest, PULSE_EVERY_S))) is not None:
+                yield command
             while True:
-                yield self._commands.get_nowait()
+                if (command := self._commands.get_nowait()) is not None:
+                    yield command
 
     def _obey(self, command: Command) -> None:
         match command:
@@ -137,7 +139,9 @@ class Loop:
                 made = getattr(importlib.import_module(module), cls)
             except ImportError as error:
                 raise Unavailable(f"the engine {name!r} cannot start: {error}. Install it with `pip install 'symposia[worker]'`.") from None
-            self._engines[name] = made(self.device.name, self.device.memory_bytes)
+            engine = self._engines[name] = made(self.device.name, self.device.memory_bytes)
+            if isinstance(engine, Waking):
+                engine.wake = lambda: self._commands.put(None)
         return self._engines[name]
 
     def _admit(self, request: Generate) -> None:
@@ -177,7 +181,7 @@ class Loop:
         engines = self._engines.values()
         resident = {name: size for engine in engines for name, size in engine.resident.items()}
         self._tell([Pulse(at=time.time(), forward_passes=sum(e.forward_passes for e in engines), running=sum(e.running for e in engines),
-                          waiting=sum(e.waiting for e in engines), resident=resident)])
+                          waiting=sum(e.waiting for e in engines), resident=resident, repeats=sum(e.repeats for e in engines if isinstance(e, Waking)))])
 
     def _tell(self, events: Iterable[Event]) -> None:
         lines = b"".join(map(encode, events))
@@ -191,7 +195,7 @@ def die_with_parent() -> None:
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
-def _read(pool: socket.socket, commands: queue.SimpleQueue[Command]) -> None:
+def _read(pool: socket.socket, commands: queue.SimpleQueue[Command | None]) -> None:
     """Feed ``commands``; ends the process at once when the pool has closed its end."""
     with contextlib.suppress(OSError), pool.makefile("rb") as lines:
         for line in lines:
@@ -219,7 +223,7 @@ def main() -> None:
     given = parser.parse_args()
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s engine %(levelname)s %(message)s")
     pool = socket.socket(fileno=given.fd)
-    commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
+    commands: queue.SimpleQueue[Command | None] = queue.SimpleQueue()
     threading.Thread(target=_read, args=(pool, commands), name="commands", daemon=True).start()
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):
         Loop(Device(given.device, given.memory), commands, pool.sendall).run()

@@ -8,8 +8,8 @@ Every ``generate`` ends in exactly one of ``done``, ``failed`` and ``cancelled``
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Literal, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Literal, Protocol, runtime_checkable
 
 from pydantic import Field, TypeAdapter
 
@@ -176,6 +176,8 @@ class Pulse(Kinded):
     waiting: int = 0
     #: bytes of weights by checkpoint
     resident: dict[str, int] = Field(default_factory=dict)
+    #: requests to an endpoint that had to be sent again
+    repeats: int = 0
 
 
 Command = Annotated[Load | Unload | Generate | Cancel | Stop, Field(discriminator="kind")]
@@ -245,6 +247,18 @@ class Engine(Protocol):
     @property
     def resident(self) -> Mapping[str, int]:
         """Bytes of weights by checkpoint."""
+        ...
+
+
+@runtime_checkable
+class Waking(Protocol):
+    """An engine that waits for something outside: it calls ``wake``, from any thread, when ``step`` has something to tell."""
+
+    wake: Callable[[], None]
+
+    @property
+    def repeats(self) -> int:
+        """Requests that had to be sent again so far."""
         ...
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit, urlunsplit
 
 from symposia_shared import settings as configured
 from symposia_shared.settings import Settings
+from symposia_worker.engines.openai.endpoint import KEY, is_endpoint
 from symposia_worker.stack import credentials as kept
 from symposia_worker.stack import ports as numbers
 from symposia_worker.stack import services
@@ -64,10 +66,13 @@ class Blueprint:
         return self.folder.stack_id()
 
     def orders(self, models: Sequence[str]) -> tuple[PoolOrder, ...]:
-        """One pool for each device; one that has nothing to serve yet waits for `symposia models serve`."""
-        plan = self.plan
-        return tuple(PoolOrder(self._name(share.pool), share, origin=self.origin, models=models, test_models=plan.test_models,
-                               concurrency=plan.concurrency) for share in plan.devices)
+        """One pool for each device; one that has nothing to serve yet waits for `symposia models serve`.
+
+        An endpoint serves what it has; the scripted checkpoints too where no other device is there to.
+        """
+        plan, own = self.plan, [share for share in self.plan.devices if not is_endpoint(share.device)]
+        return tuple(PoolOrder(self._name(share.pool), share, origin=self.origin, models=() if is_endpoint(share.device) else models,
+                               test_models=plan.test_models and share in (own or plan.devices), concurrency=plan.concurrency) for share in plan.devices)
 
     def workers(self, orders: Sequence[PoolOrder], commands: WorkerCommands, *, ready: Callable[[int], bool]) -> tuple[Part, ...]:
         """Coordinator, pools and Flower."""
@@ -76,7 +81,8 @@ class Blueprint:
         parts = [Part(role="coordinator", name=name, command=commands.coordinator(name), folder=self.folder.path,
                       log=logs / "coordinator.log", environ=environ, ready=ready, grace_s=WORKER_GRACE_S)]
         parts += [Part(role="pool", name=order.name, device=order.share.device, command=commands.pool(order), folder=self.folder.path,
-                       log=logs / f"{order.share.pool}.log", environ=environ, ready=ready, grace_s=WORKER_GRACE_S) for order in orders]
+                       log=logs / f"{order.share.pool}.log", environ=environ | _key_for(order.share.device), ready=ready,
+                       grace_s=WORKER_GRACE_S) for order in orders]
         if self.plan.flower:
             parts.append(services.flower(self.folder, self.credentials, self.ports, environ=environ))
         return tuple(parts)
@@ -84,6 +90,11 @@ class Blueprint:
     def _name(self, name: str) -> str:
         """``name``; where Redis is not the stack's own, made unlike those of other stacks on it."""
         return name if "broker" in self.credentials.embedded else f"{name}.{self.origin[:6]}"
+
+
+def _key_for(device: str) -> dict[str, str]:
+    """An endpoint's key, from the environment of ``symposia up``: no other part of the stack is given it."""
+    return {KEY: os.environ[KEY]} if is_endpoint(device) and KEY in os.environ else {}
 
 
 def draw(folder: Folder, plan: Plan) -> Blueprint:

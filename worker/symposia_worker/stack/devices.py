@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from symposia_shared.errors import BadInput
+from symposia_worker.engines.openai.endpoint import Endpoint, is_endpoint, pool_name
 
 #: the part of the memory that pools on the processor may fill together; the rest is the system's and the services'
 CPU_MEMORY_SHARE = 0.6
@@ -24,18 +25,21 @@ class DeviceShare:
     @property
     def pool(self) -> str:
         """The pool's name, such as ``pool-cpu-0``."""
-        return "pool-" + self.device.replace(":", "-")
+        return pool_name(self.device)
 
 
 def shares(text: str, *, cores: int | None = None, memory_bytes: int | None = None) -> tuple[DeviceShare, ...]:
-    """The devices of ``cpu``, ``cpu:0,cpu:1`` or ``cuda:0,cuda:1``; those on the processor share cores and memory evenly.
+    """The devices of ``cpu``, ``cpu:0,cpu:1``, ``cuda:0,cuda:1`` or endpoints; those on the processor share cores and memory evenly.
 
     Raises BadInput for a name that is no device, or one given twice.
     """
     names = [name.strip() for name in text.split(",") if name.strip()]
     for name in names:
-        if not re.fullmatch(r"cpu(:\d{1,3})?|cuda(:\d{1,3})?", name):
-            raise BadInput(f"{name!r} is no device.", field="--devices", value=name, remedy="Give cpu, cpu:0,cpu:1 or cuda:0,cuda:1.")
+        if is_endpoint(name):
+            Endpoint.of_device(name)  # for its errors
+        elif not re.fullmatch(r"cpu(:\d{1,3})?|cuda(:\d{1,3})?", name):
+            raise BadInput(f"{name!r} is no device.", field="--devices", value=name,
+                           remedy="Give cpu, cpu:0,cpu:1, cuda:0,cuda:1 or openai:http://HOST:PORT/v1.")
     names = [name if ":" in name else name + ":0" for name in names]
     if not names or len(set(names)) != len(names):
         raise BadInput(f"The devices {text!r} name none, or one twice.", field="--devices", value=text, remedy="Name each device once.")

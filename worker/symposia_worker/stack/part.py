@@ -26,7 +26,8 @@ BACK_OFF_S = (0.0, 0.5, 1.0, 2.0, 4.0, 5.0)
 #: seconds a process must live for its death to count as a first one again
 STEADY_S = 30.0
 #: what Celery, Flower and SeaweedFS would take from a user's environment although the stack says otherwise
-FOREIGN = re.compile(r"CELERY_|FLOWER_|WEED_|S3_BUCKET$")
+#: and an endpoint's key, which only the pool on it is given
+FOREIGN = re.compile(r"CELERY_|FLOWER_|WEED_|S3_BUCKET$|SYMPOSIA_OPENAI_API_KEY$")
 
 
 @dataclass(frozen=True, slots=True)
