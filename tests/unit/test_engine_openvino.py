@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -15,8 +14,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from forms import exported
-from symposia_shared.errors import BadInput, Damaged, PromptTooLong, Unavailable
-from symposia_shared.prompts import ChoiceForm, Sampling, user
+from symposia_shared.errors import BadInput, PromptTooLong, Unavailable
+from symposia_shared.prompts import Sampling, user
 from symposia_shared.turns import Completion
 from symposia_worker.engines.openvino import OpenVINOEngine
 from symposia_worker.engines.paged import BLOCK_TOKENS, Paged
@@ -188,7 +187,7 @@ def test_a_stop_token_ends_an_answer(forms: Forms) -> None:
 def test_first_token_deltas_and_text_agree(llama: Asked) -> None:
     llama.ask("a", PROMPTS[3], max_tokens=20, stream=True)
     llama.finish()
-    assert [e for e in llama.events if isinstance(e, First)][0].id == "a"
+    assert next(e for e in llama.events if isinstance(e, First)).id == "a"
     assert "".join(e.text for e in llama.events if isinstance(e, Delta)) == llama.completion("a").text
 
 
@@ -318,12 +317,12 @@ def test_the_fast_mode_answers_on_eight_bit_weights(forms: Forms) -> None:
 
 def test_a_prefix_that_was_read_before_gives_the_same_tokens(forms: Forms, llama: Asked) -> None:
     for n in range(2):
-        llama.ask(str(n), PROMPTS[1] * 3, max_tokens=15, logprobs=0)
+        llama.ask(str(n), PROMPTS[1], max_tokens=15, logprobs=0)
         llama.finish()
     first, second = llama.completion("0"), llama.completion("1")
     assert (first.text, first.usage) == (second.text, second.usage)
     assert first.logprob_mean == pytest.approx(second.logprob_mean, abs=1e-4)
-    assert first.text == one_by_one(forms("llama") / "torch", PROMPTS[1] * 3, 15)[0]
+    assert first.text == one_by_one(forms("llama") / "torch", PROMPTS[1], 15)[0]
 
 
 def test_prompt_log_probabilities_that_a_cache_swallowed_are_noticed(forms: Forms) -> None:

@@ -27,6 +27,7 @@ from symposia_worker.canvas import CeleryCanvas
 from symposia_worker.coordinator import Coordinator
 from symposia_worker.course import Course
 from symposia_worker.engines.client import EngineProcess
+from symposia_worker.engines.protocol import EngineChoice, Mode
 from symposia_worker.pool import Placement, Pool
 from symposia_worker.tasks import coordinator_tasks, pool_tasks
 
@@ -60,6 +61,8 @@ class PoolPlan:
     threads: int = field(default_factory=lambda: os.cpu_count() or 1)
     memory_bytes: int | None = None
     origin: str = ""
+    engine: EngineChoice = "auto"
+    mode: Mode = "exact"
 
 
 def run_coordinator(settings: Settings, *, name: str) -> int:
@@ -140,17 +143,19 @@ class _PoolProgram:
     def _load(self, model: str) -> dict[str, object]:
         """Verified files on this disk, then resident on the device; raises what is wrong with either."""
         from symposia_worker.models.cache import ModelCache, cache_folder
+        from symposia_worker.models.seats import seat_of
         from symposia_worker.models.store import ModelStore
 
         models = ModelStore(self.archive.store)
         manifest = models.manifest(model)
         if manifest is None:
             raise UnknownModel(f"{model!r} is not in the model store.", field="model", value=model, remedy=f"Put it there: symposia models pull {model}")
-        folder = ModelCache(cache_folder(self.folder) / "models").fetch(models, model)
-        loaded = self.engine.load(model, str(folder))
-        log.info("loaded %s: %.0f MB in %.1f s", model, loaded.bytes / 1e6, loaded.seconds)
+        seat = seat_of(models, manifest, device=self.plan.device, engine=self.plan.engine, mode=self.plan.mode)
+        folder = ModelCache(cache_folder(self.folder) / "models").fetch(models, seat.stored)
+        loaded = self.engine.load(model, str(folder), engine=seat.engine, mode=seat.mode)
+        log.info("loaded %s on %s %s: %.0f MB in %.1f s", model, seat.engine, seat.mode, loaded.bytes / 1e6, loaded.seconds)
         return {"queue": queue_for(model), "context": loaded.context, "longest_token_bytes": manifest.facts.longest_token_bytes,
-                "instruct": loaded.instruct, "params_b": round(loaded.parameters / 1e9, 4)}
+                "instruct": loaded.instruct, "params_b": round(manifest.facts.parameters / 1e9, 4), "engine": seat.engine, "mode": seat.mode}
 
     def _take_up(self, model: str) -> dict[str, object]:
         """Load a checkpoint at run time and let the worker read its queue, too."""

@@ -9,6 +9,7 @@ import typer
 
 from symposia_shared.settings import load
 from symposia_worker.commands import run_as_program
+from symposia_worker.engines.protocol import EngineChoice, Mode
 from symposia_worker.processes import PoolPlan, run_pool
 
 
@@ -19,13 +20,16 @@ def command(
     threads: int = typer.Option(0, help="Cores of the engine process; 0: all."),
     concurrency: int = typer.Option(32, min=1, max=4096, help="Turns held at once."),
     model: list[str] = typer.Option([], help="A checkpoint of the model store; may be given again."),
+    engine: EngineChoice = typer.Option("auto", help="auto: openvino on a CPU where the checkpoint has the form, else torch."),
+    mode: Mode = typer.Option("exact", help="exact: torch's float32 tokens. fast: 8-bit weights, where the checkpoint has that form."),
     test_models: bool = typer.Option(False, help="Serve the scripted test/* checkpoints, too."),
     origin: str = typer.Option("", hidden=True),
     dir: Path | None = typer.Option(None, help="The stack's folder; default: SYMPOSIA_DIR or ~/.symposia."),
 ) -> None:
     """Run a pool: one device, its models resident, batched across jobs. Redis and S3 come from SYMPOSIA_* or the stack's folder."""
     plan = PoolPlan(name=name or f"pool-{device.replace(':', '-')}", device=device, models=tuple(model), test_models=test_models,
-                    concurrency=concurrency, threads=threads or os.cpu_count() or 1, memory_bytes=memory or None, origin=origin)
+                    concurrency=concurrency, threads=threads or os.cpu_count() or 1, memory_bytes=memory or None, origin=origin,
+                    engine=engine, mode=mode)
     raise typer.Exit(run_pool(load(dir), plan))
 
 

@@ -16,7 +16,7 @@ from concurrent.futures import TimeoutError as FutureTimeout
 from symposia_shared.errors import BadInput, SymposiaError, Unavailable
 from symposia_shared.turns import Turn
 from symposia_worker.engines.life import Asked, Life, OnDeath, OnDelta, OnDone, OnFirst
-from symposia_worker.engines.protocol import Cancel, Dtype, Generate, Load, Loaded, Pulse, Stop, Unload
+from symposia_worker.engines.protocol import Cancel, Dtype, Generate, Load, Loaded, Mode, Pulse, Stop, Unload
 
 log = logging.getLogger("symposia.engine")
 
@@ -61,14 +61,14 @@ class EngineProcess:
         for order in list(self._loads.values()):
             self._order(order, within_s=1800.0)
 
-    def load(self, checkpoint: str, folder: str | None = None, *, dtype: Dtype = "float32", engine: str = "torch",
+    def load(self, checkpoint: str, folder: str | None = None, *, dtype: Dtype = "float32", engine: str = "torch", mode: Mode = "exact",
              within_s: float = 1800.0) -> Loaded:
         """Make a checkpoint resident and wait for it.
 
         Raises BadInput (not a generator, no safetensors, too large), Damaged (its files or its self-test are wrong) or
         Unavailable (the process is away, or took longer than ``within_s`` and was killed).
         """
-        order = Load(checkpoint=checkpoint, folder=folder, dtype=dtype, engine=engine)
+        order = Load(checkpoint=checkpoint, folder=folder, dtype=dtype, engine=engine, mode=mode)
         loaded = self._order(order, within_s=within_s)
         self._loads[checkpoint] = order
         if loaded is None:

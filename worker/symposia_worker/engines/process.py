@@ -27,6 +27,7 @@ from symposia_shared.errors import BadInput, SymposiaError, Unavailable
 from symposia_worker.engines.protocol import (
     PULSE_EVERY_S,
     TEST_PREFIX,
+    Budgeted,
     Cancel,
     Cancelled,
     Command,
@@ -50,7 +51,7 @@ from symposia_worker.engines.scripted import ScriptedEngine
 log = logging.getLogger("symposia.engine")
 
 #: engines by the name a ``load`` gives: module and class, called with the device and its memory in bytes
-ENGINES = {"torch": ("symposia_worker.engines.torch", "TorchEngine")}
+ENGINES = {"torch": ("symposia_worker.engines.torch", "TorchEngine"), "openvino": ("symposia_worker.engines.openvino", "OpenVINOEngine")}
 
 _PR_SET_PDEATHSIG = 1
 #: the process's exit status when its device is lost, so that nothing but a new process helps
@@ -116,7 +117,9 @@ class Loop:
     def _load(self, order: Load) -> None:
         name = "scripted" if order.checkpoint.startswith(TEST_PREFIX) else order.engine
         try:
-            loaded = self._engine(name).load(order)
+            engine = self._engine(name)
+            self._share_memory()
+            loaded = engine.load(order)
         except SymposiaError as error:
             self._tell([RefusedLoad(checkpoint=order.checkpoint, cause=error.name, message=str(error))])
         except Exception as error:  # the seam: whatever a model file does to a loader is this load's failure and no more
@@ -126,7 +129,15 @@ class Loop:
             self._tell([RefusedLoad(checkpoint=order.checkpoint, cause=cause, message=message)])
         else:
             self._home[order.checkpoint] = name
+            self._share_memory()
             self._tell([loaded])
+
+    def _share_memory(self) -> None:
+        """Give each engine what the others leave: they are several in one process, on one device."""
+        sharing = [engine for engine in self._engines.values() if isinstance(engine, Budgeted)]
+        held = {id(engine): engine.held_bytes for engine in sharing}
+        for engine in sharing:
+            engine.memory_bytes = self.device.memory_bytes - sum(size for other, size in held.items() if other != id(engine))
 
     def _engine(self, name: str) -> Engine:
         if name not in self._engines:
@@ -136,7 +147,8 @@ class Loop:
             try:
                 made = getattr(importlib.import_module(module), cls)
             except ImportError as error:
-                raise Unavailable(f"the engine {name!r} cannot start: {error}. Install it with `pip install 'symposia[worker]'`.") from None
+                extra = "openvino" if name == "openvino" else "worker"
+                raise Unavailable(f"the engine {name!r} cannot start: {error}. Install it with `pip install 'symposia[{extra}]'`.") from None
             self._engines[name] = made(self.device.name, self.device.memory_bytes)
         return self._engines[name]
 

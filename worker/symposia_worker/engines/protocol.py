@@ -9,7 +9,7 @@ Every ``generate`` ends in exactly one of ``done``, ``failed`` and ``cancelled``
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, Literal, Protocol, runtime_checkable
 
 from pydantic import Field, TypeAdapter
 
@@ -22,6 +22,9 @@ Dtype = Literal["float32", "bfloat16", "float16"]
 
 #: ``exact``: greedy tokens are those of torch in float32. ``fast``: 8-bit weights, within a stated loss of perplexity.
 Mode = Literal["exact", "fast"]
+
+#: the engine a pool is told to serve by. ``auto``: on a CPU openvino where the form is stored and openvino_genai is installed, else torch
+EngineChoice = Literal["auto", "torch", "openvino"]
 
 #: checkpoints of this prefix are scripted: they need no folder and no load
 TEST_PREFIX = "test/"
@@ -245,6 +248,19 @@ class Engine(Protocol):
     @property
     def resident(self) -> Mapping[str, int]:
         """Bytes of weights by checkpoint."""
+        ...
+
+
+@runtime_checkable
+class Budgeted(Protocol):
+    """An engine that fills memory: beside others it may have what they leave of the device's."""
+
+    #: bytes it may fill
+    memory_bytes: int
+
+    @property
+    def held_bytes(self) -> int:
+        """What it fills, or may fill without asking again."""
         ...
 
 

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from symposia_shared import settings as configured
 from symposia_shared.settings import Settings
+from symposia_worker.engines.protocol import EngineChoice, Mode
 from symposia_worker.stack import credentials as kept
 from symposia_worker.stack import ports as numbers
 from symposia_worker.stack import services
@@ -30,6 +31,8 @@ class Plan:
     models: Callable[[Settings], tuple[str, ...]] = lambda _: ()
     test_models: bool = False
     concurrency: int | None = None
+    engine: EngineChoice = "auto"
+    mode: Mode = "exact"
     flower: bool = True
     #: seconds the workers are given to be ready; a first start downloads and loads its models within them
     start_timeout_s: float = 300.0
@@ -67,7 +70,7 @@ class Blueprint:
         """One pool for each device; one that has nothing to serve yet waits for `symposia models serve`."""
         plan = self.plan
         return tuple(PoolOrder(self._name(share.pool), share, origin=self.origin, models=models, test_models=plan.test_models,
-                               concurrency=plan.concurrency) for share in plan.devices)
+                               concurrency=plan.concurrency, engine=plan.engine, mode=plan.mode) for share in plan.devices)
 
     def workers(self, orders: Sequence[PoolOrder], commands: WorkerCommands, *, ready: Callable[[int], bool]) -> tuple[Part, ...]:
         """Coordinator, pools and Flower."""
