@@ -339,6 +339,7 @@ class Pool:
             "role": "pool", "pid": os.getpid(), "device": self.device, "engine_pid": self.engine.pid, "host": socket.gethostname(),
             "ready_at": self._ready_at, "beat_at": time.time(), "models": models, "queues": self.placement.queues,
             "slots": self.tickets.slots, "held": len(self.tickets), "origin": self.origin,
+            "engines": {m: f"{place['engine']} {place['mode']}" for m, place in self.placement.models.items() if "engine" in place},
         }
         self.ledger.beat(self.name, facts, {"forward_passes": total - self._passes_told, "loads": self._loads})
         self._passes_told, self._loads = total, 0

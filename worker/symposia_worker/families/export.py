@@ -22,7 +22,7 @@ from symposia_worker.engines.protocol import Mode
 from symposia_worker.engines.runtime import MODEL_BIN, MODEL_XML, openvino
 from symposia_worker.families.forms import ALLOWED, MOST_LOSS, FormReport
 from symposia_worker.families.measure import decode_rate, precisions, processor
-from symposia_worker.families.probe import Refused, memory_available
+from symposia_worker.families.probe import Refused, _memory_available
 
 #: Of the float32 weights: torch's, the graph's and the compiled model's own are in memory together.
 _MEMORY_FACTOR = 3.0
@@ -250,7 +250,7 @@ def _require_room(folder: Path) -> None:
                       "It is served by torch.")
     from symposia_worker.models.weights import read_weights
 
-    needed, free = read_weights(folder).parameters * 4 * _MEMORY_FACTOR, memory_available()
+    needed, free = read_weights(folder).parameters * 4 * _MEMORY_FACTOR, _memory_available()
     if needed > free:
         raise Refused(f"its export needs about {needed / 1e9:.1f} GB of memory, and {free / 1e9:.1f} GB are free.",
                       "Free some, or run `symposia models export` on a larger machine.")

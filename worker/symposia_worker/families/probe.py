@@ -156,7 +156,7 @@ def _bits_of_folder(folder: Path, tokenizer: Any) -> float | None:
     from transformers import AutoModelForCausalLM
 
     size = sum(p.stat().st_size for p in folder.rglob("*.safetensors"))
-    if size > 0.6 * memory_available():
+    if size > 0.6 * _memory_available():
         return None
     try:
         model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, trust_remote_code=False, use_safetensors=True,
@@ -166,7 +166,7 @@ def _bits_of_folder(folder: Path, tokenizer: Any) -> float | None:
     return require_plain_english(bits_per_byte(model.eval(), tokenizer))
 
 
-def memory_available() -> int:
+def _memory_available() -> int:
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
