@@ -99,6 +99,19 @@ def test_forms_are_exported_once_per_machine_and_again_where_a_byte_is_gone(
     spoiled.write_bytes(whole)
 
 
+def test_a_folders_form_is_found_without_a_store_and_is_the_same(made: forms.Forms, checkpoint: Path, cache: Path,
+                                                                 monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(forms, "run_export")
+    folder = forms.local(checkpoint, "tiny", "fast", cache=cache, threads=1)
+    assert (folder / "openvino_model.bin").is_file()
+    told = folder.parent / "told.json"
+    whole = told.read_text()
+    told.write_text(whole.replace('"refused":null,"rows"', '"refused":"too bad.","rows"'))
+    with pytest.raises(BadInput, match="too bad"):
+        forms.local(checkpoint, "tiny", "fast", cache=cache, threads=1)
+    told.write_text(whole)
+
+
 def test_a_form_of_another_revision_does_not_count(made: forms.Forms, models: ModelStore, tmp_path: Path) -> None:
     models.push(tiny_checkpoint(tmp_path / "other", "llama", seed=3), "lab/other", facts=facts(context=256))
     stored = models.require("lab/tiny").model_copy(update={"revision": models.require("lab/other").revision})

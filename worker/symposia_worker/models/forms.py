@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -20,9 +21,9 @@ from symposia_worker.families.forms import ALLOWED, FormReport
 from symposia_worker.models.cache import ModelCache
 from symposia_worker.models.exporting import run_export, run_measure
 from symposia_worker.models.locks import locked
-from symposia_worker.models.manifest import Manifest, sha256_of, within
+from symposia_worker.models.manifest import Manifest, StoredFile, revision_of, sha256_of, within
 from symposia_worker.models.store import ModelStore, Progress, silent
-from symposia_worker.models.weights import form_files
+from symposia_worker.models.weights import checkpoint_files, form_files
 
 MARK = "--openvino-"
 MODES: tuple[FormMode, ...] = ("exact", "fast")
@@ -112,7 +113,12 @@ def make(models: ModelStore, model: str, *, cache: Path, threads: int, progress:
     if not suits(manifest):
         raise BadInput(f"{model} is a {manifest.facts.model_type}; forms are made of {', '.join(ALLOWED)}.", field="model", value=model,
                        remedy="It is served by torch.")
-    place, kept = _exported(models, manifest, cache=cache, threads=threads, progress=progress)
+    checkpoints = ModelCache(cache / "models")
+    try:
+        place, kept = _exported(manifest.revision, model, lambda: checkpoints.fetch(models, model, progress=progress), cache=cache, threads=threads,
+                                progress=progress)
+    finally:
+        checkpoints.release(model)
     for report in kept.reports:
         if not report.refused:
             facts = manifest.facts.model_copy(update={
@@ -122,6 +128,17 @@ def make(models: ModelStore, model: str, *, cache: Path, threads: int, progress:
     found = Forms(revision=manifest.revision, reports=kept.reports, refused=kept.refused)
     models.store.put(_key(model), found.canonical())
     return found
+
+
+def local(folder: Path, name: str, mode: FormMode, *, cache: Path, threads: int, progress: Progress = silent) -> Path:
+    """The folder of a form of the checkpoint in ``folder``, without a model store. Raises BadInput where it was refused."""
+    files = [StoredFile(path=path, size=(folder / path).stat().st_size, sha256=sha256_of(folder / path)) for path in checkpoint_files(folder)]
+    place, kept = _exported(revision_of(files), name, lambda: folder, cache=cache, threads=threads, progress=progress)
+    report = next((r for r in kept.reports if r.mode == mode), None)
+    why = kept.refused or (report.refused if report else "none was made.")
+    if why:
+        raise BadInput(f"{name} has no form {mode}: {why}", field="mode", value=mode, remedy="Use --engine torch.")
+    return place / mode
 
 
 def measure(models: ModelStore, model: str, *, cache: Path, threads: int, progress: Progress = silent) -> Forms:
@@ -166,24 +183,21 @@ def _key(model: str) -> str:
 # -- once per machine
 
 
-def _exported(models: ModelStore, manifest: Manifest, *, cache: Path, threads: int, progress: Progress) -> tuple[Path, _Kept]:
+def _exported(revision: str, name: str, folder: Callable[[], Path], *, cache: Path, threads: int, progress: Progress) -> tuple[Path, _Kept]:
     """The folder with a checkpoint's forms, and what their making told; exported once per machine and revision."""
-    place = cache / "forms" / f"{manifest.revision}-{_EXPORTER}"
+    place = cache / "forms" / f"{revision}-{_EXPORTER}"
     with locked(cache / "forms" / ".locks" / f"{place.name}.lock"):
         kept = _read(place)
         if kept is None:
-            shutil.rmtree(place, ignore_errors=True)
             work = cache / "forms" / f".work-{place.name}"
-            shutil.rmtree(work, ignore_errors=True)
+            for left in (place, work):
+                shutil.rmtree(left, ignore_errors=True)
             work.mkdir(parents=True)
-            checkpoints = ModelCache(cache / "models")
             try:
-                folder = checkpoints.fetch(models, manifest.id, progress=progress)
-                kept = _run(folder, work, manifest.id, threads=threads, progress=progress)
+                kept = _run(folder(), work, name, threads=threads, progress=progress)
                 (work / "told.json").write_bytes(kept.canonical())
                 work.rename(place)
             finally:
-                checkpoints.release(manifest.id)
                 shutil.rmtree(work, ignore_errors=True)
     return place, kept
 
