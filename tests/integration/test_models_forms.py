@@ -197,4 +197,4 @@ def test_the_commands_show_forms_under_their_checkpoint_and_remove_them_with_it(
     with pytest.raises(BadInput, match="name of a form"):
         cli.invoke(command, ["push", "/tmp", "--name", "lab/x--openvino-exact"], catch_exceptions=False)
     ran("rm", "lab/tiny")
-    assert [key for key in models.store.keys("models/lab/tiny")] == []
+    assert list(models.store.keys("models/lab/tiny")) == []
