@@ -31,27 +31,27 @@ def forms(llama: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(llama, tmp_path / "forms"))
 
 
-def tested(forms: Path, *, reference: float) -> Tested:
+def prepared(forms: Path, *, reference: float) -> Tested:
     tokenizer = AutoTokenizer.from_pretrained(forms / "torch")
     passage = tokenizer("The captain wrote down what he had seen, and nobody read it. " * 12)["input_ids"]
     return Tested(forms, passage=passage, prompts=[passage[:5], passage[3:90]], context=256, vocabulary=320, reference=reference, threads=1)
 
 
 def perplexity(forms: Path) -> float:
-    report = tested(forms, reference=1.0)._measured("fast")
+    report = prepared(forms, reference=1.0)._measured("fast")
     assert report.perplexity is not None
     return report.perplexity
 
 
 def test_a_form_that_loses_more_than_a_hundredth_of_perplexity_is_refused_and_not_kept(forms: Path) -> None:
-    refused = tested(forms, reference=perplexity(forms) / 1.02).fast()
+    refused = prepared(forms, reference=perplexity(forms) / 1.02).fast()
     assert refused.refused is not None
     assert "+2.00%" in refused.refused
     assert not (forms / "fast").exists()
 
 
 def test_a_form_that_loses_less_is_kept_with_what_was_measured(forms: Path) -> None:
-    report = tested(forms, reference=perplexity(forms) / 1.005).fast()
+    report = prepared(forms, reference=perplexity(forms) / 1.005).fast()
     assert report.refused is None
     assert report.loss == pytest.approx(0.005, abs=1e-4)
     assert report.bytes == sum((forms / "fast" / name).stat().st_size for name in ("openvino_model.xml", "openvino_model.bin"))
@@ -63,7 +63,7 @@ def test_a_form_that_loses_less_is_kept_with_what_was_measured(forms: Path) -> N
 
 def test_an_exact_form_of_other_weights_is_refused(forms: Path, tmp_path: Path) -> None:
     network = AutoModelForCausalLM.from_pretrained(tiny_checkpoint(tmp_path / "other", "llama", seed=1)).eval()
-    refused = tested(forms, reference=1.0).exact(network)
+    refused = prepared(forms, reference=1.0).exact(network)
     assert refused.refused is not None
     assert "below torch's best logit" in refused.refused
     assert not (forms / "exact").exists()
@@ -102,7 +102,7 @@ def test_openvinos_telemetry_is_never_imported_and_leaves_no_trace(tmp_path: Pat
     code = ("import sys; from symposia_worker.engines.runtime import genai; genai(); import nncf, openvino.tools.ovc\n"
             "assert sys.modules['openvino_telemetry'] is None\n"
             "assert not [m for m in sys.modules if m.startswith('openvino_telemetry.')]\n"
-            "assert type(nncf.telemetry.telemetry).__name__ == 'NNCFTelemetryStub', nncf.telemetry.telemetry\n")
+            "assert type(nncf.telemetry.telemetry).__name__ != 'NNCFTelemetry', nncf.telemetry.telemetry\n")
     done = subprocess.run([sys.executable, "-c", code], env={**os.environ, "HOME": str(tmp_path)}, capture_output=True, text=True,
                           timeout=120, check=False)
     assert done.returncode == 0, done.stderr

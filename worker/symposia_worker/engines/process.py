@@ -105,6 +105,7 @@ class Loop:
                 engine = self._engines.get(self._home.pop(command.checkpoint, ""))
                 if engine is not None:
                     self._guarded(engine, lambda e: e.unload(command.checkpoint))
+                    self._share_memory()
                 self._tell([Unloaded(checkpoint=command.checkpoint)])
             case Generate():
                 self._admit(command)
