@@ -42,8 +42,8 @@ class _Symposia:
 
     def pool(self, order: PoolOrder) -> tuple[str, ...]:
         share = order.share
-        command = [sys.executable, "-m", "symposia_worker.commands.pool", "--name", order.name, "--device", share.device,
-                   "--origin", order.origin, "--engine", order.engine, "--mode", order.mode]
+        command = [sys.executable, "-m", "symposia_worker.commands.pool", "--name", order.name, "--engine", order.engine, "--mode", order.mode,
+                   "--device", share.device, "--origin", order.origin]
         for flag, value in (("--memory", share.memory_bytes), ("--threads", share.threads), ("--concurrency", order.concurrency)):
             if value is not None:
                 command += [flag, str(value)]
