@@ -179,6 +179,23 @@ def test_an_engine_process_serves_a_form_from_the_cache_and_again_after_it_died(
         engine.stop()
 
 
+def test_what_is_pulled_gets_its_forms_and_says_so(made: forms.Forms, models: ModelStore, cache: Path, tmp_path: Path,
+                                                   monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from symposia_worker.commands.models import _exported
+
+    monkeypatch.setenv("SYMPOSIA_CACHE", str(cache))
+    manifest = models.require("lab/tiny")
+    forms.remove(models, "lab/tiny")
+    monkeypatch.setattr(forms, "installed", lambda: False)
+    _exported(models, manifest, tmp_path)
+    assert "pip install 'symposia[openvino]'" in capsys.readouterr().err
+    assert forms.form(models, manifest, "fast") is None
+    monkeypatch.setattr(forms, "installed", lambda: True)
+    _exported(models, manifest, tmp_path)
+    assert capsys.readouterr().err.count("against torch float32") == 2
+    assert forms.form(models, manifest, "fast") is not None
+
+
 def test_the_commands_show_forms_under_their_checkpoint_and_remove_them_with_it(made: forms.Forms, models: ModelStore, cli: CliRunner) -> None:
     def ran(*words: str) -> str:
         done = cli.invoke(command, [*words], catch_exceptions=False)
