@@ -20,6 +20,9 @@ Capability = Literal["generate", "instruct", "infill", "embed", "seq2seq"]
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
+#: ``exact``: greedy tokens are those of torch in float32. ``fast``: 8-bit weights, within a stated loss of perplexity
+FormMode = Literal["exact", "fast"]
+
 
 def _storable(name: str) -> str:
     """A model id under which weights may lie in S3: never scripted, never the name of a revision or of a manifest."""
@@ -35,6 +38,14 @@ def _storable(name: str) -> str:
 
 #: the id of a checkpoint whose weights are stored: ``OWNER/NAME`` or ``NAME``
 CheckpointId = Annotated[ModelId, AfterValidator(_storable)]
+
+
+class FormOf(Value):
+    """Of which checkpoint, and of which of its revisions, a stored folder is an exported form."""
+
+    id: CheckpointId
+    revision: Sha256
+    mode: FormMode
 
 
 class Facts(Value):
@@ -59,6 +70,8 @@ class Facts(Value):
     bits_per_byte: float | None = None
     #: of the stored weights, such as ``float32``
     dtype: str
+    #: None: it is a checkpoint as published, in transformers' form
+    form_of: FormOf | None = None
 
 
 def countable_bytes(text: str) -> int:

@@ -28,7 +28,7 @@ def model_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     cache = os.environ.get("SYMPOSIA_CACHE", str(ROOT / ".cache"))
     with running_stack(tmp_path_factory.mktemp("readme"), "--test-models", "--no-flower", SYMPOSIA_CACHE=cache) as stack:
         os.environ["SYMPOSIA_CACHE"] = cache
-        pull = [*SYMPOSIA, "models", "pull", "smollm2-135m", "--dir", str(stack.folder)]
+        pull = [*SYMPOSIA, "models", "pull", "smollm2-135m", "--no-export", "--dir", str(stack.folder)]
         subprocess.run(pull, check=True, timeout=280, env=clean_environ(SYMPOSIA_CACHE=cache))
         stack.run("models", "serve", "smollm2-135m")
         yield stack

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from checkpoints import facts
 from symposia_shared import catalogue
 from symposia_shared.errors import BadInput, Damaged, UnknownModel
+from symposia_shared.values import canonical_json
 from symposia_worker.models.manifest import Manifest, StoredFile, revision_of, within
 from symposia_worker.models.store import checkpoint_id
 from symposia_worker.models.weights import checkpoint_files
@@ -148,3 +150,11 @@ def test_an_entry_that_is_there_twice_is_refused() -> None:
     entry = catalogue.entry("smollm2-135m").model_dump(mode="json")
     with pytest.raises(BadInput, match="twice"):
         catalogue.parse_entries({"checkpoint": [entry, entry]})
+
+
+def test_a_manifest_written_before_a_field_was_added_is_read() -> None:
+    manifest = Manifest.of("lab/tiny", [StoredFile(path="config.json", size=2, sha256="0" * 64)], facts=facts())
+    raw = manifest.model_dump(mode="json")
+    del raw["facts"]["form_of"]
+    sealed = canonical_json({**raw, "seal": hashlib.sha256(canonical_json(raw)).hexdigest()})
+    assert Manifest.unsealed(sealed, "s3", model="lab/tiny") == manifest

@@ -149,8 +149,9 @@ def test_devices_that_are_none_are_refused(text: str) -> None:
 
 def test_a_pool_is_told_its_share_and_its_models() -> None:
     share = DeviceShare("cpu:0", threads=2, memory_bytes=7)
-    order = PoolOrder("pool-cpu-0", share, origin="id", models=("a", "b"), test_models=True, concurrency=9)
+    order = PoolOrder("pool-cpu-0", share, origin="id", models=("a", "b"), test_models=True, concurrency=9, engine="openvino", mode="fast")
     words = " ".join(SYMPOSIA.pool(order))
+    assert "--engine openvino --mode fast" in words
     assert "--device cpu:0 --origin id --memory 7 --threads 2 --concurrency 9 --model a --model b --test-models" in words
 
 

@@ -30,6 +30,7 @@ from symposia_worker.coordinator import Coordinator
 from symposia_worker.course import Course
 from symposia_worker.engines.client import EngineProcess
 from symposia_worker.engines.openai.endpoint import Endpoint
+from symposia_worker.engines.protocol import EngineChoice, Mode
 from symposia_worker.pool import Placement, Pool
 from symposia_worker.tasks import coordinator_tasks, pool_tasks
 
@@ -67,6 +68,8 @@ class PoolPlan:
     threads: int = field(default_factory=lambda: os.cpu_count() or 1)
     memory_bytes: int | None = None
     origin: str = ""
+    engine: EngineChoice = "auto"
+    mode: Mode = "exact"
     #: where the device is an endpoint; ``models`` are then its own
     endpoint: Endpoint | None = None
     #: the key to it
@@ -167,23 +170,26 @@ class _PoolProgram:
         if self.plan.endpoint is not None:
             return self._load_remote(model)
         from symposia_worker.models.cache import ModelCache, cache_folder
+        from symposia_worker.models.seats import seat_of
         from symposia_worker.models.store import ModelStore
 
         models = ModelStore(self.archive.store)
         manifest = models.manifest(model)
         if manifest is None:
             raise UnknownModel(f"{model!r} is not in the model store.", field="model", value=model, remedy=f"Put it there: symposia models pull {model}")
-        folder = ModelCache(cache_folder(self.folder) / "models").fetch(models, model)
-        loaded = self.engine.load(model, str(folder))
-        log.info("loaded %s: %.0f MB in %.1f s", model, loaded.bytes / 1e6, loaded.seconds)
+        seat = seat_of(models, manifest, device=self.plan.device, engine=self.plan.engine, mode=self.plan.mode)
+        folder = ModelCache(cache_folder(self.folder) / "models").fetch(models, seat.stored)
+        loaded = self.engine.load(model, str(folder), engine=seat.engine, mode=seat.mode)
+        log.info("loaded %s on %s %s: %.0f MB in %.1f s", model, seat.engine, seat.mode, loaded.bytes / 1e6, loaded.seconds)
         return {"queue": queue_for(model), "context": loaded.context, "longest_token_bytes": manifest.facts.longest_token_bytes,
-                "instruct": loaded.instruct, "capabilities": list(loaded.capabilities), "params_b": round(loaded.parameters / 1e9, 4)}
+                "instruct": loaded.instruct, "capabilities": list(loaded.capabilities), "params_b": round(manifest.facts.parameters / 1e9, 4),
+                "engine": seat.engine, "mode": seat.mode}
 
     def _load_remote(self, model: str) -> dict[str, object]:
         """Nothing is fetched: the endpoint has it."""
         loaded = self.engine.load(model, engine="openai")
         return {"queue": queue_for(model), "context": loaded.context, "instruct": loaded.instruct, "capabilities": list(loaded.capabilities),
-                "params_b": round(loaded.parameters / 1e9, 4)}
+                "params_b": round(loaded.parameters / 1e9, 4), "engine": "openai"}
 
     def _take_up(self, model: str) -> dict[str, object]:
         """Load a checkpoint at run time and let the worker read its queue, too."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from symposia_worker.models.forms import Forms
     from symposia_worker.models.manifest import Manifest
     from symposia_worker.models.store import ModelStore, Progress
 
@@ -22,20 +23,24 @@ Folder = Annotated[Path | None, typer.Option("--dir", help="The stack's folder; 
 AsJson = Annotated[bool, typer.Option("--json", help="Print facts as JSON, and nothing else, on standard output.")]
 Accept = Annotated[bool, typer.Option("--accept-licence", help="You have read the checkpoint's licence and accept it.")]
 Model = Annotated[str, typer.Argument(metavar="ID", help="NAME or OWNER/NAME.")]
+NoExport = Annotated[bool, typer.Option("--no-export", help="Make no forms for OpenVINO; torch serves it.")]
 
 #: seconds between two plain lines of one transfer, where there is no terminal
 _LINE_EVERY_S = 5.0
 
 
 @command.command()
-def pull(model: Model, accept_licence: Accept = False, json: AsJson = False, dir: Folder = None) -> None:
+def pull(model: Model, accept_licence: Accept = False, json: AsJson = False, dir: Folder = None, no_export: NoExport = False) -> None:
     """Fetch a checkpoint of the catalogue, or of the Hugging Face hub (OWNER/NAME), into the model store."""
-    from symposia_worker.models import ingest
+    from symposia_worker.models import forms, ingest
     from symposia_worker.models.cache import cache_folder
 
     folder, models = _opened(dir)
+    forms.own_name(model)
     with _shown() as progress:
         stored = ingest.pull(models, model, cache=cache_folder(folder), accept_licence=accept_licence, progress=progress)
+    if not no_export:
+        _exported(models, stored, folder)
     _tell(stored, json)
 
 
@@ -43,14 +48,17 @@ def pull(model: Model, accept_licence: Accept = False, json: AsJson = False, dir
 def push(
     folder: Annotated[Path, typer.Argument(help="Written by save_pretrained: safetensors, config.json, tokenizer.")],
     name: Annotated[str, typer.Option("--name", metavar="ID", help="What it is called here.")],
-    json: AsJson = False, dir: Folder = None,
+    json: AsJson = False, dir: Folder = None, no_export: NoExport = False,
 ) -> None:
     """Store the checkpoint in a folder, after loading it once to see that model and tokenizer are right."""
-    from symposia_worker.models import ingest
+    from symposia_worker.models import forms, ingest
 
-    _, models = _opened(dir)
+    stack, models = _opened(dir)
+    forms.own_name(name)
     with _shown() as progress:
         stored = ingest.add_folder(models, folder, name, progress=progress)
+    if not no_export:
+        _exported(models, stored, stack)
     _tell(stored, json)
 
 
@@ -58,16 +66,40 @@ def push(
 def add(
     what: Annotated[str, typer.Argument(metavar="ID|FOLDER", help="A checkpoint's id, or a folder.")],
     name: Annotated[str, typer.Option("--name", metavar="ID", help="What a folder is called here; default: its own name.")] = "",
-    accept_licence: Accept = False, json: AsJson = False, dir: Folder = None,
+    accept_licence: Accept = False, json: AsJson = False, dir: Folder = None, no_export: NoExport = False,
 ) -> None:
     """Pull an id, or push a folder."""
     from symposia_worker.models.ingest import source_named
 
     source = source_named(what)
     if isinstance(source, Path):
-        push(source, name or source.resolve().name, json, dir)
+        push(source, name or source.resolve().name, json, dir, no_export)
     else:
-        pull(source, accept_licence, json, dir)
+        pull(source, accept_licence, json, dir, no_export)
+
+
+@command.command()
+def export(model: Model, json: AsJson = False, dir: Folder = None) -> None:
+    """Make the forms OpenVINO serves (exact, and fast with 8-bit weights), test and measure them, and store those that pass."""
+    from symposia_worker.models import forms
+    from symposia_worker.models.cache import cache_folder
+
+    folder, models = _opened(dir)
+    with _shown() as progress:
+        made = forms.make(models, model, cache=cache_folder(folder), threads=_cores(), progress=progress)
+    _tell_forms(model, made, json)
+
+
+@command.command()
+def measure(model: Model, json: AsJson = False, dir: Folder = None) -> None:
+    """Measure how fast a checkpoint's forms decode on this machine; `show` prints it."""
+    from symposia_worker.models import forms
+    from symposia_worker.models.cache import cache_folder
+
+    folder, models = _opened(dir)
+    with _shown() as progress:
+        measured = forms.measure(models, model, cache=cache_folder(folder), threads=_cores(), progress=progress)
+    _tell_forms(model, measured, json)
 
 
 @command.command("list")
@@ -85,28 +117,40 @@ def list_(json: AsJson = False, dir: Folder = None) -> None:
         raise damaged
 
 
+def _under_its_checkpoint(stored: Manifest) -> tuple[str, str]:
+    form = stored.facts.form_of
+    return (form.id, form.mode) if form else (stored.id, "")
+
+
 def _print_table(stored: Sequence[Manifest]) -> None:
     from rich.console import Console
     from rich.table import Table
 
     table = Table("id", "architecture", "parameters", "context", "can", "bytes", "licence", box=None, pad_edge=False, header_style="bold")
-    for m in stored:
+    for m in sorted(stored, key=_under_its_checkpoint):
         f = m.facts
-        table.add_row(m.id, f.architecture, f"{f.parameters:,}", str(f.context), " ".join(f.capabilities), f"{m.size:,}", f.licence)
+        name = f"  openvino {f.form_of.mode}" if f.form_of else m.id
+        table.add_row(name, f.architecture, f"{f.parameters:,}", str(f.context), " ".join(f.capabilities), f"{m.size:,}", f.licence)
     Console(width=None if sys.stdout.isatty() else 200).print(table)
 
 
 @command.command()
 def show(model: Model, json: AsJson = False, dir: Folder = None) -> None:
     """All that is known of one checkpoint."""
+    from symposia_worker.models import forms
+
     _, models = _opened(dir)
     manifest = models.require(model)
+    made = forms.told(models, manifest)
     if json:
-        print(jsons.dumps({**_facts(manifest), "files": [f.model_dump(mode="json") for f in manifest.files]}))
+        print(jsons.dumps({**_facts(manifest), "forms": made and made.model_dump(mode="json"),
+                           "files": [f.model_dump(mode="json") for f in manifest.files]}))
         return
     for name, value in _facts(manifest).items():
         shown = " ".join(value) if isinstance(value, list) else f"{value:,}" if isinstance(value, int) else value
         print(f"{name:20} {'-' if shown is None else shown}")
+    if made is not None:
+        _print_forms(made)
     for f in manifest.files:
         print(f"  {f.sha256}  {f.size:>14,}  {f.path}")
 
@@ -138,8 +182,10 @@ def serve(
 @command.command()
 def rm(model: Model, json: AsJson = False, dir: Folder = None) -> None:
     """Remove a checkpoint from the model store. Pools that have it loaded keep it."""
+    from symposia_worker.models import forms
+
     _, models = _opened(dir)
-    objects = models.remove(model)
+    objects = forms.remove(models, model) + models.remove(model)
     _answer(json, {"id": model, "objects_removed": objects}, f"{model} is removed ({objects} objects).")
 
 
@@ -156,6 +202,62 @@ def _opened(dir: Path | None) -> tuple[Path, ModelStore]:
         raise StackUnavailable(f"No model store is known: no stack has been started in {settings.dir}, and SYMPOSIA_S3__ENDPOINT_URL "
                                "is not set. Run `symposia up --detach`, or name the folder with --dir or SYMPOSIA_DIR.")
     return settings.dir, ModelStore(Store(settings.s3))
+
+
+def _exported(models: ModelStore, stored: Manifest, stack: Path) -> None:
+    """Make the forms of a checkpoint that was just stored, where that can be done here. What keeps it from having any ends nothing."""
+    from symposia_shared.errors import SymposiaError
+    from symposia_worker.models import forms
+    from symposia_worker.models.cache import cache_folder
+
+    if not forms.suits(stored):
+        return
+    if not forms.installed():
+        print(f"{stored.id} has no forms for OpenVINO: `pip install 'symposia[openvino]'`, then `symposia models export {stored.id}`.", file=sys.stderr)
+        return
+    try:
+        with _shown() as progress:
+            made = forms.make(models, stored.id, cache=cache_folder(stack), threads=_cores(), progress=progress)
+    except SymposiaError as error:
+        print(f"{stored.id} has no forms for OpenVINO: {error}", file=sys.stderr)
+        return
+    for line in _form_lines(made):
+        print(line, file=sys.stderr)
+
+
+def _tell_forms(model: str, made: Forms, json: bool) -> None:
+    if json:
+        print(jsons.dumps({"id": model, **made.model_dump(mode="json")}))
+    else:
+        _print_forms(made)
+
+
+def _print_forms(made: Forms) -> None:
+    for line in _form_lines(made):
+        print(line)
+
+
+def _form_lines(made: Forms) -> list[str]:
+    """A line for each form: bytes, loss of perplexity against torch float32, and tokens a second where they were measured."""
+    if made.refused:
+        return [f"openvino             refused: {made.refused}"]
+    lines = []
+    for r in made.reports:
+        name = f"openvino {r.mode}"
+        if r.refused:
+            lines.append(f"{name:20} refused: {r.refused}")
+            continue
+        loss = "not measured" if r.loss is None else f"{r.loss:+.2%}"
+        rate = "not measured" if r.tokens_per_s is None else f"{r.tokens_per_s:,.1f} tok/s ({r.rows} at once, {r.threads} cores, {r.processor})"
+        lines.append(f"{name:20} {r.bytes:,} bytes, perplexity {r.perplexity} ({loss} against torch float32), {rate}, "
+                     f"activations {r.activations}, cache {r.cache}")
+    return lines
+
+
+def _cores() -> int:
+    from symposia_worker.stack.devices import usable_cores
+
+    return usable_cores()
 
 
 def _facts(manifest: Manifest) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import typer
 from symposia_shared.settings import load
 from symposia_worker.commands import run_as_program
 from symposia_worker.engines.openai.endpoint import is_endpoint, key_in, pool_name
+from symposia_worker.engines.protocol import EngineChoice, Mode
 from symposia_worker.processes import PoolPlan, on_endpoint, run_pool
 
 
@@ -20,6 +21,8 @@ def command(
     threads: int = typer.Option(0, help="Cores of the engine process; 0: all."),
     concurrency: int = typer.Option(32, min=1, max=4096, help="Turns held at once."),
     model: list[str] = typer.Option([], help="A checkpoint of the model store; may be given again. Of an endpoint: ID or ID=THEIR_ID; default: all."),
+    engine: EngineChoice = typer.Option("auto", help="auto: openvino on a CPU where the checkpoint has the form, else torch."),
+    mode: Mode = typer.Option("exact", help="exact: torch's float32 tokens. fast: 8-bit weights, where the checkpoint has that form."),
     test_models: bool = typer.Option(False, help="Serve the scripted test/* checkpoints, too."),
     max_concurrency: int = typer.Option(0, min=0, max=4096, help="An endpoint's requests at once; 0: as many as --concurrency."),
     api_key_env: str = typer.Option("", help="The variable that holds an endpoint's key; default: SYMPOSIA_OPENAI_API_KEY, if it is set."),
@@ -30,7 +33,8 @@ def command(
 ) -> None:
     """Run a pool: one device, its models resident, batched across jobs. Redis and S3 come from SYMPOSIA_* or the stack's folder."""
     plan = PoolPlan(name=name or pool_name(device), device=device, models=tuple(model), test_models=test_models,
-                    concurrency=concurrency, threads=threads or os.cpu_count() or 1, memory_bytes=memory or None, origin=origin)
+                    concurrency=concurrency, threads=threads or os.cpu_count() or 1, memory_bytes=memory or None, origin=origin,
+                    engine=engine, mode=mode)
     settings = load(dir)
     if is_endpoint(device):
         plan = on_endpoint(plan, key=key_in(os.environ, api_key_env or None), max_concurrency=max_concurrency or concurrency,

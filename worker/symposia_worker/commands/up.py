@@ -16,6 +16,7 @@ import typer
 
 from symposia_shared.errors import BadInput, StackUnavailable, SymposiaError
 from symposia_worker.commands import run_as_program
+from symposia_worker.engines.protocol import EngineChoice, Mode
 
 if TYPE_CHECKING:
     from symposia_shared.settings import Settings
@@ -37,6 +38,8 @@ def command(
     devices: Annotated[str, typer.Option("--devices", help="cpu, or cpu:0,cpu:1 as shares of one machine, cuda:0,cuda:1, or "
                                                         "openai:http://HOST:PORT/v1 for an endpoint.")] = "cpu",
     concurrency: Annotated[int | None, typer.Option("--concurrency", min=1, max=4096, help="Turns a pool holds at once.")] = None,
+    engine: Annotated[EngineChoice, typer.Option("--engine", help="auto: openvino on a CPU where a checkpoint has the form, else torch.")] = "auto",
+    mode: Annotated[Mode, typer.Option("--mode", help="exact: torch's float32 tokens. fast: 8-bit weights, where there is that form.")] = "exact",
     no_flower: Annotated[bool, typer.Option("--no-flower", help="Do without Flower.")] = False,
     start_timeout: Annotated[float, typer.Option("--start-timeout", min=1, help="Seconds the pools may take to be ready.")] = 300.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the facts as JSON once all is ready.")] = False,
@@ -52,9 +55,9 @@ def command(
     if not no_flower and not _flower_installed():
         print("Flower is not installed, so the stack does without; `pip install 'symposia[monitor]'` adds it.", file=sys.stderr)
     plan = Plan(devices=shares(devices), models=lambda settings: served(settings, asked), test_models=test_models, concurrency=concurrency,
-                flower=not no_flower and _flower_installed(), start_timeout_s=start_timeout)
+                engine=engine, mode=mode, flower=not no_flower and _flower_installed(), start_timeout_s=start_timeout)
     if detach:
-        flags = [f"--devices={devices}", f"--start-timeout={start_timeout}", *(f"--model={m}" for m in asked)]
+        flags = [f"--engine={engine}", f"--mode={mode}", f"--devices={devices}", f"--start-timeout={start_timeout}", *(f"--model={m}" for m in asked)]
         flags += ["--test-models"] * test_models + ["--no-flower"] * no_flower + ([f"--concurrency={concurrency}"] if concurrency else [])
         _detached(folder, flags, within_s=start_timeout, as_json=as_json)
     else:

@@ -27,6 +27,7 @@ from symposia_shared.errors import BadInput, SymposiaError, Unavailable
 from symposia_worker.engines.protocol import (
     PULSE_EVERY_S,
     TEST_PREFIX,
+    Budgeted,
     Cancel,
     Cancelled,
     Command,
@@ -51,7 +52,10 @@ from symposia_worker.engines.scripted import ScriptedEngine
 log = logging.getLogger("symposia.engine")
 
 #: engines by the name a ``load`` gives: module and class, called with the device and its memory in bytes
-ENGINES = {"torch": ("symposia_worker.engines.torch", "TorchEngine"), "openai": ("symposia_worker.engines.openai.engine", "started")}
+ENGINES = {
+    "torch": ("symposia_worker.engines.torch", "TorchEngine"), "openvino": ("symposia_worker.engines.openvino", "OpenVINOEngine"),
+    "openai": ("symposia_worker.engines.openai.engine", "started"),
+}
 
 _PR_SET_PDEATHSIG = 1
 #: the process's exit status when its device is lost, so that nothing but a new process helps
@@ -106,6 +110,7 @@ class Loop:
                 engine = self._engines.get(self._home.pop(command.checkpoint, ""))
                 if engine is not None:
                     self._guarded(engine, lambda e: e.unload(command.checkpoint))
+                    self._share_memory()
                 self._tell([Unloaded(checkpoint=command.checkpoint)])
             case Generate():
                 self._admit(command)
@@ -118,7 +123,9 @@ class Loop:
     def _load(self, order: Load) -> None:
         name = "scripted" if order.checkpoint.startswith(TEST_PREFIX) else order.engine
         try:
-            loaded = self._engine(name).load(order)
+            engine = self._engine(name)
+            self._share_memory()
+            loaded = engine.load(order)
         except SymposiaError as error:
             self._tell([RefusedLoad(checkpoint=order.checkpoint, cause=error.name, message=str(error))])
         except Exception as error:  # the seam: whatever a model file does to a loader is this load's failure and no more
@@ -128,7 +135,15 @@ class Loop:
             self._tell([RefusedLoad(checkpoint=order.checkpoint, cause=cause, message=message)])
         else:
             self._home[order.checkpoint] = name
+            self._share_memory()
             self._tell([loaded])
+
+    def _share_memory(self) -> None:
+        """Give each engine what the others leave: they are several in one process, on one device."""
+        sharing = [engine for engine in self._engines.values() if isinstance(engine, Budgeted)]
+        held = {id(engine): engine.held_bytes for engine in sharing}
+        for engine in sharing:
+            engine.memory_bytes = self.device.memory_bytes - sum(size for other, size in held.items() if other != id(engine))
 
     def _engine(self, name: str) -> Engine:
         if name not in self._engines:
@@ -138,7 +153,8 @@ class Loop:
             try:
                 made = getattr(importlib.import_module(module), cls)
             except ImportError as error:
-                raise Unavailable(f"the engine {name!r} cannot start: {error}. Install it with `pip install 'symposia[worker]'`.") from None
+                extra = "openvino" if name == "openvino" else "worker"
+                raise Unavailable(f"the engine {name!r} cannot start: {error}. Install it with `pip install 'symposia[{extra}]'`.") from None
             engine = self._engines[name] = made(self.device.name, self.device.memory_bytes)
             if isinstance(engine, Waking):
                 engine.wake = lambda: self._commands.put(None)

@@ -23,6 +23,9 @@ Dtype = Literal["float32", "bfloat16", "float16"]
 #: ``exact``: greedy tokens are those of torch in float32. ``fast``: 8-bit weights, within a stated loss of perplexity.
 Mode = Literal["exact", "fast"]
 
+#: the engine a pool is told to serve by. ``auto``: on a CPU openvino where the form is stored and openvino_genai is installed, else torch
+EngineChoice = Literal["auto", "torch", "openvino"]
+
 #: checkpoints of this prefix are scripted: they need no folder and no load
 TEST_PREFIX = "test/"
 
@@ -259,6 +262,19 @@ class Waking(Protocol):
     @property
     def repeats(self) -> int:
         """Requests that had to be sent again so far."""
+        ...
+
+
+@runtime_checkable
+class Budgeted(Protocol):
+    """An engine that fills memory: beside others it may have what they leave of the device's."""
+
+    #: bytes it may fill
+    memory_bytes: int
+
+    @property
+    def held_bytes(self) -> int:
+        """What it fills, or may fill without asking again."""
         ...
 
 

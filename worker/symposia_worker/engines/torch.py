@@ -148,6 +148,11 @@ class TorchEngine:
         """Bytes of weights by checkpoint."""
         return {name: r.model.bytes for name, r in self._residents.items()}
 
+    @property
+    def held_bytes(self) -> int:
+        """Weights, and what the caches hold now."""
+        return int(self.memory_bytes - self._room())
+
     def _batch(self, model: Model) -> Batch:
         batch = Batch(model.network, vocabulary=min(model.renderer.vocabulary, model.embeddings), max_rows=self.max_rows,
                       chunk_tokens=_chunk_tokens(model, self.device), cache_room=lambda: self._room() + batch.cache_bytes)

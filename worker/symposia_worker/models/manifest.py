@@ -95,7 +95,8 @@ class Manifest(Value):
             found = cls.parse(raw)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise Damaged(f"the manifest at {where} is not sound: {error} Remove the checkpoint and add it again.") from None
-        if seal != hashlib.sha256(found.canonical()).hexdigest():
+        # over what was written: a field that is new since then was not
+        if seal != hashlib.sha256(canonical_json(raw)).hexdigest():
             raise Damaged(f"the manifest at {where} was changed after it was written. Remove the checkpoint and add it again.")
         if found.id != model:
             raise Damaged(f"the manifest at {where} is that of {found.id!r}, not of {model!r}. Remove the checkpoint and add it again.")

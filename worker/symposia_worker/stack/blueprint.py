@@ -10,6 +10,7 @@ from urllib.parse import urlsplit, urlunsplit
 from symposia_shared import settings as configured
 from symposia_shared.settings import Settings
 from symposia_worker.engines.openai.endpoint import KEY, is_endpoint
+from symposia_worker.engines.protocol import EngineChoice, Mode
 from symposia_worker.stack import credentials as kept
 from symposia_worker.stack import ports as numbers
 from symposia_worker.stack import services
@@ -32,6 +33,8 @@ class Plan:
     models: Callable[[Settings], tuple[str, ...]] = lambda _: ()
     test_models: bool = False
     concurrency: int | None = None
+    engine: EngineChoice = "auto"
+    mode: Mode = "exact"
     flower: bool = True
     #: seconds the workers are given to be ready; a first start downloads and loads its models within them
     start_timeout_s: float = 300.0
@@ -72,7 +75,8 @@ class Blueprint:
         """
         plan, own = self.plan, [share for share in self.plan.devices if not is_endpoint(share.device)]
         return tuple(PoolOrder(self._name(share.pool), share, origin=self.origin, models=() if is_endpoint(share.device) else models,
-                               test_models=plan.test_models and share in (own or plan.devices), concurrency=plan.concurrency) for share in plan.devices)
+                               test_models=plan.test_models and share in (own or plan.devices), concurrency=plan.concurrency,
+                               engine=plan.engine, mode=plan.mode) for share in plan.devices)
 
     def workers(self, orders: Sequence[PoolOrder], commands: WorkerCommands, *, ready: Callable[[int], bool]) -> tuple[Part, ...]:
         """Coordinator, pools and Flower."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from symposia_worker.engines.protocol import EngineChoice, Mode
 from symposia_worker.stack.devices import DeviceShare
 
 
@@ -21,6 +22,8 @@ class PoolOrder:
     test_models: bool = False
     #: turns held at once; None: the pool's own default
     concurrency: int | None = None
+    engine: EngineChoice = "auto"
+    mode: Mode = "exact"
 
 
 class WorkerCommands(Protocol):
@@ -39,8 +42,8 @@ class _Symposia:
 
     def pool(self, order: PoolOrder) -> tuple[str, ...]:
         share = order.share
-        command = [sys.executable, "-m", "symposia_worker.commands.pool", "--name", order.name, "--device", share.device,
-                   "--origin", order.origin]
+        command = [sys.executable, "-m", "symposia_worker.commands.pool", "--name", order.name, "--engine", order.engine, "--mode", order.mode,
+                   "--device", share.device, "--origin", order.origin]
         for flag, value in (("--memory", share.memory_bytes), ("--threads", share.threads), ("--concurrency", order.concurrency)):
             if value is not None:
                 command += [flag, str(value)]

@@ -1,0 +1,50 @@
+"""OpenVINO, imported in one place: without its telemetry, and with the settings each mode runs by."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+from typing import Any
+
+from symposia_worker.engines.protocol import Mode
+
+#: ``exact``: both together, for the cache alone in float32 raises. ``fast``: keys and values in 8 bits too; activations are left to the
+#: processor's plugin, which takes bfloat16 where the processor multiplies in it, else float32.
+_PRECISION = {"exact": {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32"}, "fast": {"KV_CACHE_PRECISION": "u8"}}
+
+MODEL_XML, MODEL_BIN = "openvino_model.xml", "openvino_model.bin"
+
+
+def openvino() -> Any:
+    """The package ``openvino``.
+
+    It, nncf and its converter import ``openvino_telemetry`` where it is installed, which reports to Google Analytics unless a file in the
+    home folder forbids it. With this entry the import fails, and each of them then does without.
+    """
+    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
+    return importlib.import_module("openvino")
+
+
+def genai() -> Any:
+    """The package ``openvino_genai``, likewise."""
+    openvino()
+    return importlib.import_module("openvino_genai")
+
+
+def properties(mode: Mode, threads: int) -> dict[str, Any]:
+    """What a model is compiled with."""
+    return {"INFERENCE_NUM_THREADS": threads, **_PRECISION[mode]}
+
+
+def cache_bytes_per_token(folder: Path, mode: Mode) -> int:
+    """Bytes that keys and values of one token take, by the shapes of the model's states (…, heads, tokens, size)."""
+    model = openvino().Core().read_model(folder / MODEL_XML)
+    total = 0
+    for variable in model.get_variables():
+        sizes = [d.get_length() for d in variable.info.data_shape if d.is_static]
+        heads, size = sizes[-2:]
+        # in 8 bits with a float32 scale and zero point: of values one pair a head and token, of keys one a channel and block of 32 tokens;
+        # half of the states are keys
+        total += heads * (size * 4 if mode == "exact" else size + 4 + size // 8)
+    return total
