@@ -157,8 +157,8 @@ class Sequence(Reading):
             self.finish = "stop"
         elif self.new_tokens >= self.max_new:
             self.finish = "stop" if self._found_stop(self.transcription.flush()) else "length"
-        if self.finish == "stop" and self.grammar is not None and not self.fault:
-            self._check_form(self.grammar)
+        if self.grammar is not None and self.walk is not None:
+            self._check_form(self.grammar, self.walk)
 
     def fresh_text(self) -> str:
         """Text not yet told, without an end that might turn out to begin a stop string."""
@@ -172,15 +172,15 @@ class Sequence(Reading):
         if self.walk is None:
             return False
         self.walk.take(token)
-        if self.walk.fault:
-            self.fail("bad_prompt", f"The form has become too costly to enforce after {self.new_tokens} tokens: {self.walk.fault}. Simplify it.")
-            return False
         if self.walk.ended:
             self.transcription.flush()
         return self.walk.ended
 
-    def _check_form(self, grammar: Grammar) -> None:
-        if not grammar.accepts(self.text):
+    def _check_form(self, grammar: Grammar, walk: Walk) -> None:
+        """Fail where the grammar could not go on (it then allows an end), or where the whole text does not have the form."""
+        if walk.fault:
+            self.fail("bad_prompt", f"The form has become too costly to enforce after {self.new_tokens} tokens: {walk.fault}. Simplify it.")
+        elif self.finish == "stop" and not grammar.accepts(self.text):
             self.fail("bug", f"The answer does not have the {grammar.form.kind} form it was held to: its tokens read {self.text[:120]!r}. Report it.")
 
     def _found_stop(self, more: str) -> bool:
