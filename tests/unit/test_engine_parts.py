@@ -18,7 +18,7 @@ from symposia_shared.turns import Completion
 from symposia_worker.engines.prefill import next_group
 from symposia_worker.engines.protocol import Cancel, Done, Generate, Load, Pulse, cause_of, encode, read_command, read_event
 from symposia_worker.engines.sampling import choose, filtered, generator_of, penalised
-from symposia_worker.engines.sequence import Sequence, Transcription
+from symposia_worker.engines.sequence import Reading, Sequence, Transcription
 from symposia_worker.engines.slots import Slots
 from tiny import tiny_tokenizer
 
@@ -216,11 +216,11 @@ def test_the_cache_grows_in_blocks_and_not_to_the_context_at_once() -> None:
 
 @given(st.lists(st.integers(1, 200), max_size=30), st.integers(1, 8), st.integers(1, 256))
 def test_groups_take_prompts_in_order_within_places_and_budget(lengths: list[int], places: int, budget: int) -> None:
-    waiting = deque(SimpleNamespace(ids=[0] * n) for n in lengths)
+    waiting = deque(Reading(str(n), [n] * length) for n, length in enumerate(lengths))
     taken = []
     while waiting:
-        group = next_group(waiting, places=places, budget=budget)  # type: ignore[arg-type]
+        group = next_group(waiting, places=places, budget=budget, prefix_of=lambda reading: None)
         assert 1 <= len(group) <= places
-        assert len(group) == 1 or max(len(s.ids) for s in group) * len(group) <= budget
-        taken += [len(s.ids) for s in group]
+        assert len(group) == 1 or max(len(line.ids) for line in group) * len(group) <= budget
+        taken += [len(line.ids) for line in group]
     assert taken == lengths

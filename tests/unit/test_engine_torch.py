@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +10,12 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from asking import ROOMY, Asked, one_by_one, plain
 from symposia_shared.errors import BadInput, Damaged, PromptTooLong, Unavailable
 from symposia_shared.prompts import Sampling, user
-from symposia_shared.turns import Completion
 from symposia_worker.engines import batch as batch_module
-from symposia_worker.engines.protocol import Delta, Done, Event, Failed, First, Generate, Load
+from symposia_worker.engines.protocol import Delta, Done, Failed, First, Generate, Load
 from symposia_worker.engines.slots import Slots
 from symposia_worker.engines.torch import TorchEngine
 from tiny import ARCHITECTURES, edit_config, tiny_checkpoint, tiny_tokenizer
@@ -26,7 +24,6 @@ PROMPTS = (
     "def add(a", "The quick brown fox jumps over the lazy dog. " * 4, "What?", "Zwölf Boxkämpfer jagen Viktor quer über den Deich",
     "a " * 40, "Debate, then vote", "x",
 )
-ROOMY = 1 << 30
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -52,54 +49,6 @@ def endless(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer.save_pretrained(folder)
     (folder / "generation_config.json").unlink()
     return folder
-
-
-class Asked:
-    """An engine with one checkpoint, and what came of the requests to it."""
-
-    def __init__(self, folder: Path, *, memory: int = ROOMY, max_rows: int = 4, chunk: int = 24) -> None:
-        self.engine = TorchEngine("cpu", memory, max_rows=max_rows)
-        self.loaded = self.engine.load(Load(checkpoint="tiny", folder=str(folder)))
-        self.batch.chunk_tokens = chunk
-        self.events: list[Event] = []
-
-    @property
-    def batch(self) -> Any:
-        return self.engine._residents["tiny"].batch
-
-    def ask(self, request_id: str, prompt: str, *, stream: bool = False, **sampling: object) -> None:
-        self.engine.admit(Generate(id=request_id, checkpoint="tiny", messages=user(prompt), sampling=Sampling(**sampling), stream=stream))
-
-    def step(self, times: int = 1) -> None:
-        for _ in range(times):
-            self.events += self.engine.step()
-
-    def finish(self) -> None:
-        while self.engine.busy:
-            self.step()
-
-    def completion(self, request_id: str) -> Completion:
-        (done,) = [e for e in self.events if isinstance(e, Done) and e.id == request_id]
-        return done.completion
-
-    def failure(self, request_id: str) -> Failed:
-        (failed,) = [e for e in self.events if isinstance(e, Failed) and e.id == request_id]
-        return failed
-
-
-@cache
-def plain(folder: Path) -> tuple[Any, Any]:
-    """(model, tokenizer) as transformers loads them."""
-    return AutoModelForCausalLM.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
-
-
-@cache
-def one_by_one(folder: Path, prompt: str, most: int) -> tuple[str, int]:
-    """(text, tokens) that plain ``generate`` gives."""
-    model, tokenizer = plain(folder)
-    ids = tokenizer(prompt, return_tensors="pt")["input_ids"]
-    out = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=most, do_sample=False, pad_token_id=0)[0, ids.shape[1] :]
-    return tokenizer.decode(out, skip_special_tokens=True, clean_up_tokenization_spaces=False), len(out)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

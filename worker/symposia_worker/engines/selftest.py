@@ -8,9 +8,11 @@ from symposia_shared.errors import Damaged
 from symposia_shared.prompts import Sampling
 from symposia_worker.engines.batch import Batch
 from symposia_worker.engines.loading import Model
+from symposia_worker.engines.prefixes import Prefixes
 from symposia_worker.engines.sequence import Sequence
 
-_TEXTS = ("The quick brown fox jumps over the lazy dog, and then it", "def add(a, b):\n")
+#: the last begins as the first, so that it goes on from what was kept of it
+_TEXTS = ("The quick brown fox jumps over the lazy dog, and then it", "def add(a, b):\n", "The quick brown fox jumps over the wall")
 _NEW_TOKENS = 6
 #: how far below the best logit of a single forward a chosen token may lie; half precision rounds at each layer
 _TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.5, torch.float16: 0.1}
@@ -18,7 +20,7 @@ _TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.5, torch.float16: 0.1}
 
 def self_test(model: Model) -> int:
     """Bytes of cache one token takes. Raises Damaged where a token differs from the single-sequence forward's."""
-    batch = Batch(model.network, vocabulary=model.renderer.vocabulary, max_rows=2, chunk_tokens=4)
+    batch = Batch(model.network, vocabulary=model.renderer.vocabulary, max_rows=2, chunk_tokens=4, prefixes=Prefixes(1 << 30, block=4))
     most = max(1, min(_NEW_TOKENS, model.context // 4))
     sequences = [Sequence(text, _prompt(model, text), Sampling(), lambda ids: "", max_new=most) for text in _TEXTS]
     for sequence in sequences:

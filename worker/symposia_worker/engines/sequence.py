@@ -4,9 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Sequence as Ids
+from dataclasses import dataclass
+from math import isfinite
+from typing import TYPE_CHECKING
 
 from symposia_shared.prompts import Sampling
 from symposia_shared.turns import Cause, FinishReason
+from symposia_worker.engines.grammar import Grammar, Walk
+
+if TYPE_CHECKING:
+    from symposia_worker.engines.prefixes import Prefix
 
 #: tokens that may wait for the rest of a character; a character has at most four bytes, so more are noise
 _PENDING = 64
@@ -45,31 +52,76 @@ class Transcription:
         return more
 
 
-class Sequence:
-    """The tokens of one request, prompt and completion, and its end: ``finish``, or ``fault``.
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A token, and its natural log-probability by the model's own distribution (before penalties, temperature and grammar)."""
+
+    token: int
+    logprob: float
+    #: the likeliest tokens at its place with their log-probabilities, likeliest first, where they were asked for
+    top: tuple[tuple[int, float], ...] = ()
+
+    @property
+    def sound(self) -> bool:
+        """False where the model gave no numbers to choose by."""
+        return isfinite(self.logprob)
+
+
+class Reading:
+    """Tokens on their way through an engine for one request, and its end: ``finish``, or ``fault``."""
+
+    #: the first place whose token's log-probability is wanted; None: it is gone on with
+    begin: int | None = None
+    #: what has been read of it elsewhere
+    prefix: Prefix | None = None
+
+    def __init__(self, request_id: str, ids: Ids[int]) -> None:
+        self.id = request_id
+        self.ids = list(ids)
+        self.prompt_tokens = len(self.ids)
+        self.finish: FinishReason | None = None
+        self.fault: tuple[Cause, str] | None = None
+        #: times it has been put back for want of memory
+        self.setbacks = 0
+        self.first_at: float | None = None
+        self.last_at: float | None = None
+        self.first_told = False
+
+    @property
+    def root(self) -> Reading:
+        """What is answered when it ends."""
+        return self
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more is to be done."""
+        return self.finish is not None or self.fault is not None
+
+    def fail(self, cause: Cause, message: str) -> None:
+        """End without an answer."""
+        self.fault = (cause, message)
+
+
+class Sequence(Reading):
+    """The tokens of one request, prompt and completion.
 
     ``max_new`` ≥ 1 is what is asked, cut to what is left of the context. The newest token is not yet in the cache.
     """
 
     def __init__(
         self, request_id: str, prompt: Ids[int], sampling: Sampling, decode: Callable[[Ids[int]], str], *,
-        max_new: int, stop_ids: frozenset[int] = frozenset(), stream: bool = False,
+        max_new: int, stop_ids: frozenset[int] = frozenset(), stream: bool = False, form: tuple[Grammar, Walk] | None = None,
     ) -> None:
-        self.id, self.sampling, self.stream = request_id, sampling, stream
-        self.ids = list(prompt)
-        self.prompt_tokens = len(self.ids)
+        super().__init__(request_id, prompt)
+        self.sampling, self.stream = sampling, stream
         self.max_new, self.stop_ids = max_new, stop_ids
+        self.grammar, self.walk = form or (None, None)
         self.transcription = Transcription(decode)
         self.logprob_sum = 0.0
-        self.first_at: float | None = None
-        self.last_at: float | None = None
-        self.finish: FinishReason | None = None
-        self.fault: tuple[Cause, str] | None = None
-        #: times it has been put back for want of memory
-        self.setbacks = 0
+        #: every token chosen, where their log-probabilities were asked for
+        self.choices: list[Choice] = []
         self._stop_at: int | None = None
         self._told = 0
-        self.first_told = False
 
     @property
     def new_tokens(self) -> int:
@@ -82,11 +134,6 @@ class Sequence:
         return len(self.ids) - 1
 
     @property
-    def ended(self) -> bool:
-        """Whether nothing more is to be generated."""
-        return self.finish is not None or self.fault is not None
-
-    @property
     def text(self) -> str:
         """The text so far, up to the stop string that ended it."""
         return self.transcription.text[: self._stop_at]
@@ -96,22 +143,22 @@ class Sequence:
         """Mean natural log-probability of the generated tokens, by the model's own distribution."""
         return self.logprob_sum / self.new_tokens if self.new_tokens else None
 
-    def take(self, token: int, logprob: float, at: float) -> None:
-        """The next token, its log-probability, and when it was chosen (epoch seconds)."""
+    def take(self, token: int, logprob: float, at: float, top: tuple[tuple[int, float], ...] = ()) -> None:
+        """The next token, its log-probability and the likeliest beside it, and when it was chosen (epoch seconds)."""
         self.ids.append(token)
         self.logprob_sum += logprob
+        if self.sampling.logprobs is not None:
+            self.choices.append(Choice(token, logprob, top))
         self.first_at, self.last_at = self.first_at or at, at
         if token in self.stop_ids:
             self.finish = "stop"
             self._found_stop(self.transcription.flush())
-        elif self._found_stop(self.transcription.push(token)):
+        elif self._found_stop(self.transcription.push(token)) or self._has_its_form(token):
             self.finish = "stop"
         elif self.new_tokens >= self.max_new:
             self.finish = "stop" if self._found_stop(self.transcription.flush()) else "length"
-
-    def fail(self, cause: Cause, message: str) -> None:
-        """End without an answer."""
-        self.fault = (cause, message)
+        if self.grammar is not None and self.walk is not None:
+            self._check_form(self.grammar, self.walk)
 
     def fresh_text(self) -> str:
         """Text not yet told, without an end that might turn out to begin a stop string."""
@@ -119,6 +166,22 @@ class Sequence:
         end = len(text) if self.ended else len(text) - self._held(text)
         fresh, self._told = text[self._told : end], max(self._told, end)
         return fresh
+
+    def _has_its_form(self, token: int) -> bool:
+        """Go on in the grammar; True when nothing can follow."""
+        if self.walk is None:
+            return False
+        self.walk.take(token)
+        if self.walk.ended:
+            self.transcription.flush()
+        return self.walk.ended
+
+    def _check_form(self, grammar: Grammar, walk: Walk) -> None:
+        """Fail where the grammar could not go on (it then allows an end), or where the whole text does not have the form."""
+        if walk.fault:
+            self.fail("bad_prompt", f"The form has become too costly to enforce after {self.new_tokens} tokens: {walk.fault}. Simplify it.")
+        elif self.finish == "stop" and not grammar.accepts(self.text):
+            self.fail("bug", f"The answer does not have the {grammar.form.kind} form it was held to: its tokens read {self.text[:120]!r}. Report it.")
 
     def _found_stop(self, more: str) -> bool:
         """Whether a stop string now stands in the text, over whatever token borders; then the text ends before it."""

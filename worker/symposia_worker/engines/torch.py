@@ -15,22 +15,27 @@ from pathlib import Path
 
 import torch
 
-from symposia_shared.errors import BadInput, PromptTooLong, Unavailable
-from symposia_shared.turns import Completion, Timing, Usage
+from symposia_shared.errors import BadInput, Unavailable
+from symposia_worker.engines.admission import Admission, completion_of
 from symposia_worker.engines.batch import Batch
 from symposia_worker.engines.loading import Model, load_model, return_memory
+from symposia_worker.engines.prefixes import Prefixes
 from symposia_worker.engines.protocol import Delta, Done, Dtype, Event, Failed, First, Generate, Load, Loaded
+from symposia_worker.engines.scoring import Options
 from symposia_worker.engines.selftest import self_test
-from symposia_worker.engines.sequence import Sequence
+from symposia_worker.engines.sequence import Reading, Sequence
 
 #: rows of one checkpoint's batch; beyond it, masked attention over the widest row costs more than it shares
 MAX_ROWS = 32
+#: the most of a device's memory that prompts' beginnings may take; they are given up first when it is short
+PREFIX_SHARE = 0.1
 
 
 @dataclass(frozen=True, slots=True)
 class _Resident:
     model: Model
     batch: Batch
+    admission: Admission
 
 
 class TorchEngine:
@@ -41,6 +46,7 @@ class TorchEngine:
         self.memory_bytes, self.max_rows = memory_bytes, max_rows
         self._residents: dict[str, _Resident] = {}
         self._passes_before = 0
+        self._prefixes = Prefixes(PREFIX_SHARE * memory_bytes)
         if self.device.startswith("cuda") and not torch.cuda.is_available():
             raise Unavailable(f"{device} was asked for, but this torch sees no CUDA device. "
                               "Install a CUDA build of torch, or use --device cpu.")
@@ -63,8 +69,10 @@ class TorchEngine:
         return _loaded(resident, time.monotonic() - began)
 
     def _made(self, checkpoint: str, folder: Path, dtype: Dtype) -> _Resident:
+        self._prefixes.shrink(self._room() - sum(path.stat().st_size for path in folder.glob("*.safetensors")))
         model = load_model(checkpoint, folder, dtype=dtype, device=self.device, room_bytes=self._room())
-        resident = _Resident(model, self._batch(model))
+        self._prefixes.shrink(self._room() - model.bytes)
+        resident = _Resident(model, self._batch(model), Admission(model))
         resident.batch.cache_bytes_per_token = self_test(model)
         return resident
 
@@ -76,6 +84,7 @@ class TorchEngine:
             return ()
         self._passes_before += resident.batch.forward_passes
         ids = resident.batch.drop_all()
+        self._prefixes.forget(checkpoint)
         del resident
         return_memory()
         return [Failed(id=i, cause="throttled", message=f"{checkpoint} was unloaded; ask again.") for i in ids]
@@ -85,18 +94,7 @@ class TorchEngine:
         resident = self._residents.get(request.checkpoint)
         if resident is None:
             raise Unavailable(f"{request.checkpoint} is not resident on {self.device}; load it, then ask again.")
-        model = resident.model
-        ids = model.renderer.prompt_ids(request.messages)
-        if len(ids) + 1 > model.context:
-            raise PromptTooLong(f"the prompt has {len(ids)} tokens and {request.checkpoint} reads {model.context} with its answer.",
-                                field="messages", remedy="Shorten it, or choose a checkpoint with a longer context.")
-        if max(ids) >= model.embeddings:
-            raise BadInput(f"the prompt has token {max(ids)}, and {request.checkpoint} knows {model.embeddings}.", field="messages",
-                           remedy="Push the checkpoint again with the tokenizer it was trained with.")
-        resident.batch.admit(Sequence(
-            request.id, ids, request.sampling, model.renderer.text, stream=request.stream, stop_ids=model.renderer.stop_ids,
-            max_new=min(request.sampling.max_tokens, model.context - len(ids)),
-        ))
+        resident.batch.admit(resident.admission.reading(request))
 
     @torch.inference_mode()
     def cancel(self, request_id: str) -> bool:
@@ -114,8 +112,8 @@ class TorchEngine:
         events: list[Event] = []
         for resident in self._residents.values():
             if resident.batch.busy:
-                for sequence in resident.batch.step():
-                    events += _told(sequence, resident.model)
+                for reading in resident.batch.step():
+                    events += _told(reading, resident.model)
         return events
 
     @property
@@ -155,11 +153,12 @@ class TorchEngine:
 
     def _batch(self, model: Model) -> Batch:
         batch = Batch(model.network, vocabulary=min(model.renderer.vocabulary, model.embeddings), max_rows=self.max_rows,
-                      chunk_tokens=_chunk_tokens(model, self.device), cache_room=lambda: self._room() + batch.cache_bytes)
+                      chunk_tokens=_chunk_tokens(model, self.device), cache_room=lambda: self._room() + batch.cache_bytes,
+                      prefixes=self._prefixes, owner=model.checkpoint)
         return batch
 
     def _room(self) -> float:
-        """Bytes neither weights nor caches take."""
+        """Bytes neither weights nor caches take; prefixes make room for both."""
         return self.memory_bytes - sum(r.model.bytes + r.batch.cache_bytes for r in self._residents.values())
 
 
@@ -170,32 +169,25 @@ def _chunk_tokens(model: Model, device: str) -> int:
     return max(32, min(512 if device == "cpu" else 8192, int(flop_per_s / (2 * max(model.parameters, 1)))))
 
 
-def _told(s: Sequence, model: Model) -> list[Event]:
-    """What a sequence's last step means to the one who asked."""
+def _told(r: Reading, model: Model) -> list[Event]:
+    """What a request's last step means to the one who asked."""
     events: list[Event] = []
-    if s.first_at is not None and not s.first_told:
-        s.first_told = True
-        events.append(First(id=s.id, at=s.first_at))
-    if s.stream and (text := s.fresh_text()):
-        events.append(Delta(id=s.id, text=text))
-    if s.fault is not None:
-        events.append(Failed(id=s.id, cause=s.fault[0], message=s.fault[1]))
-    elif s.finish is not None:
-        events.append(Done(id=s.id, completion=_completion(s, model)))
+    if r.first_at is not None and not r.first_told:
+        r.first_told = True
+        events.append(First(id=r.id, at=r.first_at))
+    if isinstance(r, Sequence) and r.stream and (text := r.fresh_text()):
+        events.append(Delta(id=r.id, text=text))
+    if isinstance(r, Options) and r.stream and r.finish is not None:
+        events.append(Delta(id=r.id, text=r.best[0]))
+    if r.fault is not None:
+        events.append(Failed(id=r.id, cause=r.fault[0], message=r.fault[1]))
+    elif r.finish is not None:
+        events.append(Done(id=r.id, completion=completion_of(r, model)))
     return events
-
-
-def _completion(s: Sequence, model: Model) -> Completion:
-    reasoning, text = model.renderer.split_reasoning(s.text)
-    return Completion(
-        text=text, reasoning=reasoning, finish_reason=s.finish or "stop", logprob_mean=s.logprob_mean,
-        usage=Usage(prompt_tokens=s.prompt_tokens, completion_tokens=s.new_tokens),
-        timing=Timing(first_token_at=s.first_at, last_token_at=s.last_at),
-    )
 
 
 def _loaded(resident: _Resident, seconds: float) -> Loaded:
     model = resident.model
     return Loaded(checkpoint=model.checkpoint, bytes=model.bytes, seconds=round(seconds, 3), context=model.context,
-                  instruct=model.renderer.instruct, family=model.model_type, parameters=model.parameters,
+                  instruct=model.renderer.instruct, capabilities=resident.admission.capabilities, family=model.model_type, parameters=model.parameters,
                   cache_bytes_per_token=resident.batch.cache_bytes_per_token)
