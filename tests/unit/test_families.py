@@ -115,3 +115,41 @@ def test_reasoning_is_split_from_the_answer(text: str, reasoning: str | None, an
 
 def test_marks_that_a_model_without_reasoning_writes_are_its_answer() -> None:
     assert renderer().split_reasoning("<think>x</think>y") == (None, "<think>x</think>y")
+
+
+def test_a_raw_prompt_is_put_as_it_stands_also_to_a_chat_model() -> None:
+    r = renderer(chat=True)
+    ids = r.prompt_ids([Message(role="user", content="def f("), Message(role="user", content="x):")], raw=True)
+    assert r.tokenizer.decode(ids) == "def f(x):"
+
+
+def test_a_raw_prompt_has_the_bos_its_tokenizer_adds() -> None:
+    from tokenizers.processors import TemplateProcessing
+
+    tokenizer: Any = tiny_tokenizer(chat=True)
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", 0)])
+    assert Renderer(family_of("llama"), tokenizer).prompt_ids(user("Hi"), raw=True)[0] == 0
+
+
+@pytest.mark.parametrize(("marks", "prompt", "ends"), [
+    (("<|mask:0|>", "<|mask:1|>", "<|endofmask|>"), "a(<|mask:0|>)b<|mask:1|><|mask:0|>", {"<|endofmask|>"}),
+    (("<mask_1>", "<sep>", "<eom>", "<fim_prefix>", "<fim_suffix>", "<fim_middle>"), "a(<mask_1>)b<|endoftext|><sep><mask_1>", {"<eom>"}),
+    (("<fim_prefix>", "<fim_suffix>", "<fim_middle>"), "<fim_prefix>a(<fim_suffix>)b<fim_middle>", {"<fim_prefix>", "<fim_suffix>", "<fim_middle>"}),
+    (("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>", "<|fim_pad|>"), "<|fim_prefix|>a(<|fim_suffix|>)b<|fim_middle|>",
+     {"<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>", "<|fim_pad|>"}),
+])
+def test_a_hole_is_put_in_the_form_of_the_tokenizers_own_marks(marks: tuple[str, ...], prompt: str, ends: set[str]) -> None:
+    r = renderer(special=marks)
+    ids = r.prompt_ids(user("a("), suffix=")b")
+    assert r.tokenizer.decode(ids) == prompt
+    assert set(r.tokenizer.convert_ids_to_tokens(sorted(r.stop_ids))) == {"<|endoftext|>", *ends}
+
+
+def test_a_hole_at_the_beginning_may_have_an_empty_prefix() -> None:
+    r = renderer(special=("<fim_prefix>", "<fim_suffix>", "<fim_middle>"))
+    assert r.tokenizer.decode(r.prompt_ids([Message(role="user", content="")], suffix="x")) == "<fim_prefix><fim_suffix>x<fim_middle>"
+
+
+def test_a_hole_is_refused_where_the_tokenizer_has_no_marks_for_it() -> None:
+    with pytest.raises(BadInput, match="cannot infill"):
+        renderer(special=("<fim_prefix>",)).prompt_ids(user("a("), suffix=")b")
