@@ -18,9 +18,12 @@ import torch
 from symposia_shared.errors import BadInput, PromptTooLong, Unavailable
 from symposia_shared.turns import Completion, Timing, Usage
 from symposia_worker.engines.batch import Batch
+from symposia_worker.engines.encoder import EncoderLane
+from symposia_worker.engines.lane import Lane
 from symposia_worker.engines.loading import Model, load_model, return_memory
 from symposia_worker.engines.protocol import Delta, Done, Dtype, Event, Failed, First, Generate, Load, Loaded
 from symposia_worker.engines.selftest import self_test
+from symposia_worker.engines.seq2seq import Seq2SeqLane
 from symposia_worker.engines.sequence import Sequence
 
 #: rows of one checkpoint's batch; beyond it, masked attention over the widest row costs more than it shares
@@ -30,7 +33,7 @@ MAX_ROWS = 32
 @dataclass(frozen=True, slots=True)
 class _Resident:
     model: Model
-    batch: Batch
+    batch: Batch | Lane
 
 
 class TorchEngine:
@@ -64,9 +67,13 @@ class TorchEngine:
 
     def _made(self, checkpoint: str, folder: Path, dtype: Dtype) -> _Resident:
         model = load_model(checkpoint, folder, dtype=dtype, device=self.device, room_bytes=self._room())
-        resident = _Resident(model, self._batch(model))
-        resident.batch.cache_bytes_per_token = self_test(model)
-        return resident
+        if model.kind != "generate":
+            lane = self._lane(model)
+            lane.self_test()
+            return _Resident(model, lane)
+        batch = self._batch(model)
+        batch.cache_bytes_per_token = self_test(model)
+        return _Resident(model, batch)
 
     @torch.inference_mode()
     def unload(self, checkpoint: str) -> Events[Event]:
@@ -85,8 +92,10 @@ class TorchEngine:
         resident = self._residents.get(request.checkpoint)
         if resident is None:
             raise Unavailable(f"{request.checkpoint} is not resident on {self.device}; load it, then ask again.")
+        if isinstance(resident.batch, Lane):
+            return resident.batch.admit(request)
         model = resident.model
-        ids = model.renderer.prompt_ids(request.messages)
+        ids = model.renderer.prompt_ids(request.messages, raw=request.raw, suffix=request.suffix)
         if len(ids) + 1 > model.context:
             raise PromptTooLong(f"the prompt has {len(ids)} tokens and {request.checkpoint} reads {model.context} with its answer.",
                                 field="messages", remedy="Shorten it, or choose a checkpoint with a longer context.")
@@ -113,7 +122,9 @@ class TorchEngine:
         """One token more for every sequence of every checkpoint, and a chunk of prompts for each."""
         events: list[Event] = []
         for resident in self._residents.values():
-            if resident.batch.busy:
+            if isinstance(resident.batch, Lane):
+                events += resident.batch.step()
+            elif resident.batch.busy:
                 for sequence in resident.batch.step():
                     events += _told(sequence, resident.model)
         return events
@@ -152,6 +163,13 @@ class TorchEngine:
         batch = Batch(model.network, vocabulary=min(model.renderer.vocabulary, model.embeddings), max_rows=self.max_rows,
                       chunk_tokens=_chunk_tokens(model, self.device), cache_room=lambda: self._room() + batch.cache_bytes)
         return batch
+
+    def _lane(self, model: Model) -> Lane:
+        if model.kind == "embed":
+            return EncoderLane(model, budget_tokens=_chunk_tokens(model, self.device))
+        lane = Seq2SeqLane(model, max_rows=self.max_rows, budget_tokens=_chunk_tokens(model, self.device),
+                           room=lambda: self._room() + lane.cache_bytes)
+        return lane
 
     def _room(self) -> float:
         """Bytes neither weights nor caches take."""
@@ -192,5 +210,5 @@ def _completion(s: Sequence, model: Model) -> Completion:
 def _loaded(resident: _Resident, seconds: float) -> Loaded:
     model = resident.model
     return Loaded(checkpoint=model.checkpoint, bytes=model.bytes, seconds=round(seconds, 3), context=model.context,
-                  instruct=model.renderer.instruct, family=model.model_type, parameters=model.parameters,
-                  cache_bytes_per_token=resident.batch.cache_bytes_per_token)
+                  instruct=model.renderer.instruct, capabilities=model.capabilities, family=model.model_type,
+                  parameters=model.parameters, cache_bytes_per_token=resident.batch.cache_bytes_per_token)

@@ -15,6 +15,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from symposia_worker.families.kinds import Kind, architecture_of, context_of, kind_of
+
 #: A wrong tokenizer shows in the bits a model needs per byte of plain English, while a round trip of text does not
 #: (facts: peers.md): right ones measured 0.84 to 0.91, wrong ones 8 to 11.
 MOST_BITS_PER_BYTE = 1.5
@@ -69,7 +71,7 @@ def probe(folder: Path, *, ids: Sequence[Sequence[int]] | None = None) -> Loaded
                       "Report it with the versions of transformers and tokenizers: such a checkpoint would read every prompt wrongly.")
     bits = _bits_of_folder(folder, tokenizer) if kind == "generate" else None
     capabilities = (kind, "instruct") if kind == "generate" and tokenizer.chat_template else (kind,)
-    return Loaded(architecture=_architecture(config), model_type=config.model_type, context=_context(config, tokenizer),
+    return Loaded(architecture=architecture_of(config), model_type=config.model_type, context=_context(config, tokenizer),
                   vocab=len(tokenizer), capabilities=capabilities, bits_per_byte=bits)
 
 
@@ -114,21 +116,12 @@ def _config(folder: Path) -> Any:
         raise Refused(f"transformers cannot read its config.json: {_first_line(error)}", _RESAVE) from None
 
 
-def _architecture(config: Any) -> str:
-    return str((config.architectures or [""])[0])
-
-
-def _kind(config: Any) -> str:
-    """``generate``, ``seq2seq`` or ``embed``, by the class it was saved from: an encoder loads silently as a generator of noise."""
-    name = _architecture(config)
-    if name.endswith(("ForCausalLM", "LMHeadModel")):
-        return "generate"
-    if name.endswith("ForConditionalGeneration") and config.is_encoder_decoder:
-        return "seq2seq"
-    if not config.is_encoder_decoder and name.endswith(("Model", "ForMaskedLM")) and not hasattr(config, "vision_config"):
-        return "embed"
-    raise Refused(f"its architecture {name or 'is not named in config.json and so'!r} is of no kind that is loaded here.",
-                  "Text generators (…ForCausalLM), encoders (…Model, …ForMaskedLM) and T5 can be added.")
+def _kind(config: Any) -> Kind:
+    kind = kind_of(config)
+    if kind is None:
+        raise Refused(f"its architecture {architecture_of(config) or 'is not named in config.json and so'!r} ({config.model_type}) is of no kind "
+                      "that is loaded here.", "Text generators (…ForCausalLM), encoders (…Model, …ForMaskedLM) and T5 can be added.")
+    return kind
 
 
 def _tokenizer(folder: Path) -> Any:
@@ -142,14 +135,11 @@ def _tokenizer(folder: Path) -> Any:
 
 
 def _context(config: Any, tokenizer: Any) -> int:
-    for name in ("max_position_embeddings", "n_positions", "max_seq_len", "n_ctx", "seq_length"):
-        if isinstance(length := getattr(config, name, None), int) and length > 0:
-            return length
-    limit = int(tokenizer.model_max_length)
-    if 0 < limit < 10**9:
-        return limit
-    raise Refused("neither its config.json nor its tokenizer says how long a text it can read.",
-                  "Set model_max_length in its tokenizer_config.json.")
+    length = context_of(config, tokenizer)
+    if length is None:
+        raise Refused("neither its config.json nor its tokenizer says how long a text it can read.",
+                      "Set model_max_length in its tokenizer_config.json.")
+    return length
 
 
 def _bits_of_folder(folder: Path, tokenizer: Any) -> float | None:
