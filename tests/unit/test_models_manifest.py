@@ -141,7 +141,7 @@ def test_a_name_the_catalogue_lacks_is_answered_with_its_neighbours() -> None:
 def test_a_wrong_entry_is_refused_with_its_field(change: dict[str, object], says: str) -> None:
     entry = catalogue.entry("gemma3-270m").model_dump(mode="json")
     with pytest.raises(BadInput, match=says):
-        catalogue.Catalogue({"checkpoint": [{**entry, **change}]})["gemma3-270m"]
+        catalogue.Catalogue({"checkpoint": [{**entry, **change}]})[str(change.get("id", "gemma3-270m"))]
 
 
 def test_an_entry_that_is_there_twice_is_refused() -> None:

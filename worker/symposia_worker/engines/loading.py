@@ -67,7 +67,7 @@ def load_model(checkpoint: str, folder: Path, *, dtype: Dtype, device: str, room
     tokenizer = _tokenizer(checkpoint, folder)
     context, pooling = _context(checkpoint, config, tokenizer), _pooling(checkpoint, folder, kind)
     network = _network(checkpoint, folder, dtype, device, kind)
-    eos = {*_ids(config.eos_token_id), *_ids(getattr(network.generation_config, "eos_token_id", None))}
+    eos = {*_ids(config.eos_token_id), *_ids(getattr(getattr(network, "generation_config", None), "eos_token_id", None))}
     storages = {s.data_ptr(): s.nbytes() for s in (t.untyped_storage() for t in (*network.parameters(), *network.buffers()))}
     return Model(
         checkpoint=checkpoint, model_type=config.model_type, kind=kind, network=network,

@@ -23,13 +23,13 @@ def plain_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration of the same model with as many key and value heads as query heads. Raises ValueError for one that is not MPT alone."""
     attention = dict(config["attn_config"])
     strange = sorted(name for name, value in _PLAIN.items() if attention.get(name, value) != value)
-    if strange or not attention.get("alibi") or config.get("learned_pos_emb") is True:
-        raise ValueError(f"its attention is not MPT's with ALiBi alone ({', '.join(strange) or 'other positions'})")
+    if strange or not attention.get("alibi"):
+        raise ValueError(f"its attention is not MPT's with ALiBi alone ({', '.join(strange) or 'no ALiBi'})")
     if config["n_heads"] % key_value_heads(config):
         raise ValueError(f"{config['n_heads']} query heads cannot share {key_value_heads(config)} key and value heads")
     known = ("alibi", "alibi_bias_max", "attn_impl", "attn_pdrop", "clip_qkv", "softmax_scale")
     kept = {name: attention[name] for name in known if name in attention} | {"attn_type": "multihead_attention", "attn_impl": "torch"}
-    # ALiBi leaves no use for learned positions; code of its own is not asked for any more
+    # with ALiBi the published class has no learned positions, whatever its configuration says; nor has the native one
     left = {name: value for name, value in config.items() if name not in ("attn_config", "auto_map", "init_config", "init_device")}
     return left | {"attn_config": kept, "architectures": ["MptForCausalLM"], "learned_pos_emb": False}
 
@@ -42,6 +42,8 @@ def key_value_heads(config: Mapping[str, Any]) -> int:
 
 def expanded(name: str, tensor: Any, *, config: Mapping[str, Any]) -> Any:
     """A tensor of the plain model: a ``Wqkv`` of (query + 2 key-value heads) × head size rows gets as many of each; others stay."""
+    if name.endswith(".bias") or ".wpe." in name:
+        raise ValueError(f"it has {name}, for which transformers' MPT has no place")
     if ".attn.Wqkv." not in name:
         return tensor
     import torch
