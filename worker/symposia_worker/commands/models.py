@@ -21,6 +21,8 @@ command = typer.Typer(no_args_is_help=True, help="The model store: checkpoints i
 Folder = Annotated[Path | None, typer.Option("--dir", help="The stack's folder; default: SYMPOSIA_DIR or ~/.symposia.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print facts as JSON, and nothing else, on standard output.")]
 Accept = Annotated[bool, typer.Option("--accept-licence", help="You have read the checkpoint's licence and accept it.")]
+Untrained = Annotated[bool, typer.Option("--untrained", help="Store it though it predicts neither English nor code: random weights, another "
+                                         "language. What was measured is recorded.")]
 Model = Annotated[str, typer.Argument(metavar="ID", help="NAME or OWNER/NAME.")]
 
 #: seconds between two plain lines of one transfer, where there is no terminal
@@ -28,29 +30,31 @@ _LINE_EVERY_S = 5.0
 
 
 @command.command()
-def pull(model: Model, accept_licence: Accept = False, json: AsJson = False, dir: Folder = None) -> None:
+def pull(model: Model, accept_licence: Accept = False, untrained: Untrained = False, json: AsJson = False, dir: Folder = None) -> None:
     """Fetch a checkpoint of the catalogue, or of the Hugging Face hub (OWNER/NAME), into the model store."""
     from symposia_worker.models import ingest
     from symposia_worker.models.cache import cache_folder
 
     folder, models = _opened(dir)
     with _shown() as progress:
-        stored = ingest.pull(models, model, cache=cache_folder(folder), accept_licence=accept_licence, progress=progress)
+        stored = ingest.pull(models, model, cache=cache_folder(folder), accept_licence=accept_licence, untrained=untrained, progress=progress)
     _tell(stored, json)
 
 
 @command.command()
 def push(
-    folder: Annotated[Path, typer.Argument(help="Written by save_pretrained: safetensors, config.json, tokenizer.")],
-    name: Annotated[str, typer.Option("--name", metavar="ID", help="What it is called here.")],
-    json: AsJson = False, dir: Folder = None,
+    folder: Annotated[Path, typer.Argument(help="config.json, tokenizer and weights, as save_pretrained or a publisher wrote them.")],
+    name: Annotated[str, typer.Option("--name", metavar="ID", help="What it is called here; a name of the catalogue stands for that checkpoint.")],
+    accept_licence: Accept = False, untrained: Untrained = False, json: AsJson = False, dir: Folder = None,
 ) -> None:
-    """Store the checkpoint in a folder, after loading it once to see that model and tokenizer are right."""
+    """Store the checkpoint in a folder, made plain where it must be, after loading it once to see that model and tokenizer are right."""
     from symposia_worker.models import ingest
+    from symposia_worker.models.cache import cache_folder
 
-    _, models = _opened(dir)
+    stack, models = _opened(dir)
     with _shown() as progress:
-        stored = ingest.add_folder(models, folder, name, progress=progress)
+        stored = ingest.add_folder(models, folder, name, cache=cache_folder(stack), accept_licence=accept_licence, untrained=untrained,
+                                   progress=progress)
     _tell(stored, json)
 
 
@@ -58,16 +62,20 @@ def push(
 def add(
     what: Annotated[str, typer.Argument(metavar="ID|FOLDER", help="A checkpoint's id, or a folder.")],
     name: Annotated[str, typer.Option("--name", metavar="ID", help="What a folder is called here; default: its own name.")] = "",
-    accept_licence: Accept = False, json: AsJson = False, dir: Folder = None,
+    accept_licence: Accept = False, untrained: Untrained = False, json: AsJson = False, dir: Folder = None,
 ) -> None:
-    """Pull an id, or push a folder."""
+    """Pull an id or alias of the catalogue or a repository of the hub, or push a folder; its entry is derived from its files.
+
+    What transformers does not load natively is refused; so is a tokenizer that is larger than its model, lacks its bos, or with which
+    the model predicts neither English nor code.
+    """
     from symposia_worker.models.ingest import source_named
 
     source = source_named(what)
     if isinstance(source, Path):
-        push(source, name or source.resolve().name, json, dir)
+        push(source, name or source.resolve().name, accept_licence, untrained, json, dir)
     else:
-        pull(source, accept_licence, json, dir)
+        pull(source, accept_licence, untrained, json, dir)
 
 
 @command.command("list")

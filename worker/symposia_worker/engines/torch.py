@@ -93,7 +93,8 @@ class TorchEngine:
         if resident is None:
             raise Unavailable(f"{request.checkpoint} is not resident on {self.device}; load it, then ask again.")
         if isinstance(resident.batch, Lane):
-            return resident.batch.admit(request)
+            resident.batch.admit(request)
+            return
         model = resident.model
         ids = model.renderer.prompt_ids(request.messages, raw=request.raw, suffix=request.suffix)
         if len(ids) + 1 > model.context:

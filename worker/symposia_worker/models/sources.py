@@ -131,7 +131,8 @@ class _Member:
 def fetch_hub(source: HubSource, folder: Path, *, progress: Progress) -> HubSource:
     """Download ``source``'s weights, tokenizer and configuration into ``folder``; the source pinned to the commit that was read.
 
-    Pickled weights come along where it has no others. Raises UnknownModel where the hub has no such repository, Unavailable where it cannot be reached or is switched off.
+    Pickled weights come along where it has no others.
+    Raises UnknownModel where the hub has no such repository, Unavailable where it cannot be reached or is switched off.
     """
     from huggingface_hub import HfApi, snapshot_download
 
