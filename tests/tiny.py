@@ -63,10 +63,7 @@ def tiny_tokenizer(*, chat: bool = False, vocabulary: int = 320, special: tuple[
 
 def tiny_checkpoint(folder: Path, architecture: str = "llama", *, chat: bool = False, seed: int = 0, padding: int = 0,
                     special: tuple[str, ...] = (), **fields: Any) -> Path:
-    """Make a checkpoint in ``folder``; ``padding`` ids are added to the model's vocabulary beyond the tokenizer's.
-
-    The weights are drawn ten times wider than usual, so that the best logit leads by far more than float32's rounding.
-    """
+    """Make a checkpoint in ``folder``; ``padding`` ids are added to the model's vocabulary beyond the tokenizer's."""
     import torch
     import transformers
 
@@ -76,16 +73,23 @@ def tiny_checkpoint(folder: Path, architecture: str = "llama", *, chat: bool = F
     config = getattr(transformers, config_class)(**{
         "vocab_size": len(tokenizer) + padding, "bos_token_id": 0, "eos_token_id": 0, **shape, **fields})
     model = getattr(transformers, model_class)(config)
+    draw_weights(model)
+    folder.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def draw_weights(model: Any) -> None:
+    """Random weights, ten times wider than usual, for the best logit to lead by far more than float32's rounding."""
+    import torch
+
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.ndim == 2:
                 parameter.normal_(0.0, 0.2)
             elif name.endswith("bias"):
                 parameter.normal_(0.0, 0.05)
-    folder.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
 
 
 def edit_config(folder: Path, **fields: Any) -> None:

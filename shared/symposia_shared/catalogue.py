@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib.resources import files
-from types import MappingProxyType
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
@@ -17,6 +17,13 @@ from symposia_shared.jobs import ModelId
 from symposia_shared.values import Kinded, Value
 
 Capability = Literal["generate", "instruct", "infill", "embed", "seq2seq"]
+
+#: what a checkpoint is best at, beside what it can do at all
+Speciality = Literal["code", "python", "chat", "reasoning", "math", "search", "similarity", "english", "multilingual"]
+
+#: How it is asked: its own chat template; a text it goes on with; ``Instruct: … Output:`` or another form its card gives; a text it reads
+#: (encoders); a text it turns into another (seq2seq).
+PromptForm = Literal["chat_template", "completion", "instruct_output", "text", "seq2seq"]
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
@@ -68,6 +75,8 @@ class Facts(Value):
     source: str
     #: of a fixed English paragraph; None where it was not measured (encoders, or too large to load where it was added)
     bits_per_byte: float | None = None
+    #: of a fixed Python program
+    code_bits_per_byte: float | None = None
     #: of the stored weights, such as ``float32``
     dtype: str
     #: None: it is a checkpoint as published, in transformers' form
@@ -120,6 +129,11 @@ class HubSource(Kinded):
     #: a commit; a branch's name only where nothing better is known
     revision: str = "main"
 
+    @property
+    def pinned(self) -> bool:
+        """Whether it names one commit, so that what is fetched cannot change."""
+        return re.fullmatch(r"[0-9a-f]{40}", self.revision) is not None
+
     def __str__(self) -> str:
         return f"hf:{self.repo}@{self.revision}"
 
@@ -131,47 +145,112 @@ class Entry(Value):
     about: str = ""
     #: the published checkpoint this one is a form of
     base: str
+    #: a digest or a commit; ``main`` where no source for a commit was at hand
     revision: str
     source: Annotated[PackageSource | HubSource, Field(discriminator="kind")]
+    #: the class it is loaded as once it is in the model store
     architecture: str
+    #: None: not stated, and then not compared with what is fetched
+    model_type: str | None = None
     parameters: int = Field(ge=1)
+    #: of the published weights; of several frameworks' copies, one
+    bytes: int | None = Field(None, ge=1)
+    #: tokens it was made for; what is fetched must read as many
     context: int = Field(ge=1)
     licence: str
     licence_url: str = ""
     open_source: bool = True
+    #: its licence forbids commercial use, or asks for a membership
+    non_commercial: bool = False
     #: its licence must be accepted before it is fetched
     needs_acceptance: bool = False
     capabilities: tuple[Capability, ...] = Field(min_length=1)
+    specialities: tuple[Speciality, ...] = ()
+    prompt: PromptForm = "completion"
+    #: checkpoints that may speak in its place, best first
+    substitutes: tuple[ModelId, ...] = ()
+    #: other names it is asked for by
+    aliases: tuple[ModelId, ...] = ()
+    #: a repository whose vocabulary files it needs beside its own (``vocab.json`` and ``merges.txt``)
+    vocabulary: HubSource | None = None
 
     @model_validator(mode="after")
     def _licence_can_be_read(self) -> Self:
         if self.needs_acceptance and not self.licence_url:
             raise ValueError(f"{self.id} needs its licence accepted, so 'licence_url' must say where it stands.")
+        if self.non_commercial and not self.needs_acceptance:
+            raise ValueError(f"{self.id} is not for commercial use, so its licence must be accepted: set 'needs_acceptance'.")
+        return self
+
+    @model_validator(mode="after")
+    def _one_revision(self) -> Self:
+        if isinstance(self.source, HubSource) and self.source.revision != self.revision:
+            raise ValueError(f"{self.id} names the revision {self.revision!r} and its source {self.source.revision!r}; they are one.")
+        return self
+
+    @model_validator(mode="after")
+    def _prompt_fits(self) -> Self:
+        if ("instruct" in self.capabilities) != (self.prompt == "chat_template"):
+            raise ValueError(f"{self.id}: a checkpoint has the capability 'instruct' if, and only if, its prompt form is 'chat_template'.")
         return self
 
 
+class Catalogue(Mapping[str, Entry]):
+    """Entries by id, each validated when it is first asked for: a catalogue of thousands costs no more at start than its index.
+
+    Raises BadInput for a wrong entry when it is asked for, and at once for a name that is there twice.
+    """
+
+    def __init__(self, raw: Mapping[str, Any]) -> None:
+        self._raw: dict[str, Any] = {}
+        self._entries: dict[str, Entry] = {}
+        self._alias: dict[str, str] = {}
+        for item in raw.get("checkpoint", ()):
+            name = str(item.get("id", ""))
+            for key in (name, *(str(a) for a in item.get("aliases", ()))):
+                if key in self._raw or key in self._alias:
+                    raise BadInput(f"the catalogue names {key!r} twice.", field="id", value=key, remedy="Remove one of the entries.")
+                self._alias[key] = name
+            self._raw[name] = item
+
+    def __getitem__(self, model: str) -> Entry:
+        if model not in self._entries:
+            self._entries[model] = Entry.parse(self._raw[model])
+        return self._entries[model]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._raw)
+
+    def __len__(self) -> int:
+        return len(self._raw)
+
+    def id_of(self, name: str) -> str | None:
+        """The id of the checkpoint that is called ``name``, by id or alias; None where there is none."""
+        return self._alias.get(name)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every id and alias."""
+        return tuple(self._alias)
+
+
 @cache
-def entries() -> Mapping[str, Entry]:
-    """The catalogue by id, read once. Raises BadInput where the file is wrong."""
+def entries() -> Catalogue:
+    """The catalogue, read once."""
     raw: dict[str, Any] = tomllib.loads(files("symposia_shared").joinpath("catalogue.toml").read_text(encoding="utf-8"))
-    return parse_entries(raw)
+    return Catalogue(raw)
 
 
-def parse_entries(raw: Mapping[str, Any]) -> Mapping[str, Entry]:
-    """The entries in a catalogue's TOML, by id. Raises BadInput for a wrong entry, or one that is there twice."""
-    found: dict[str, Entry] = {}
-    for item in raw.get("checkpoint", ()):
-        entry = Entry.parse(item)
-        if entry.id in found:
-            raise BadInput(f"the catalogue names {entry.id!r} twice.", field="id", value=entry.id, remedy="Remove one of the entries.")
-        found[entry.id] = entry
-    return MappingProxyType(found)
+def known(name: str) -> Entry | None:
+    """The entry of the checkpoint called ``name``, by id or alias; None where the catalogue has none."""
+    found = entries().id_of(name)
+    return None if found is None else entries()[found]
 
 
 def entry(model: str) -> Entry:
-    """The catalogue's entry for ``model``. Raises UnknownModel with the nearest names."""
-    known = entries()
-    if model in known:
-        return known[model]
-    near = difflib.get_close_matches(model, known, n=3, cutoff=0.4) or list(known)
+    """The catalogue's entry for ``model``, an id or an alias. Raises UnknownModel with the nearest names."""
+    found = known(model)
+    if found is not None:
+        return found
+    near = difflib.get_close_matches(model, entries().names, n=3, cutoff=0.4) or list(entries())[:5]
     raise UnknownModel(f"the catalogue has no checkpoint {model!r}.", field="model", value=model, remedy=f"Near it: {', '.join(near)}.")

@@ -298,6 +298,65 @@ def test_a_pull_from_the_hub_ends_in_the_store(models: ModelStore, encoder: Path
     assert [p.name for p in (tmp_path / "cache" / "ingest").iterdir()] == [".locks"]
 
 
+@pytest.mark.parametrize(("names", "wanted"), [
+    (["model.safetensors", "pytorch_model.bin", "tf_model.h5", "code.py", "config.json"], ["model.safetensors", "config.json"]),
+    (["pytorch_model-00001-of-00002.bin", "pytorch_model.bin.index.json", "optimizer.bin", "training_args.bin", "vocab.json"],
+     ["pytorch_model-00001-of-00002.bin", "pytorch_model.bin.index.json", "vocab.json"]),
+    (["onnx/model.safetensors", "pytorch_model.bin"], ["pytorch_model.bin"]),
+    (["model.safetensors", "1_Pooling/config.json", "onnx/config.json", "modules.json", "original/1_Pooling/config.json"],
+     ["model.safetensors", "1_Pooling/config.json", "modules.json"]),
+])
+def test_of_a_repository_weights_and_words_are_taken_and_pickles_only_where_it_has_no_others(names: list[str], wanted: list[str]) -> None:
+    assert sources.wanted_files(names) == wanted
+
+
+def test_a_checkpoint_that_needs_another_repositorys_vocabulary_is_pulled_by_its_alias_with_it(
+        models: ModelStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from catalogue_tiny import EIGHTEEN
+    from symposia_shared import catalogue
+
+    # Given a miniature of CodeGen2.5 as its repository has it, and GPT-2's vocabulary in another
+    (tiny,) = [c for c in EIGHTEEN if c.stands_for.startswith("Salesforce/codegen25")]
+    tiny.make(tmp_path / "published")
+    vocabulary = (tmp_path / "published" / "vocab.json").read_bytes()
+    (tmp_path / "published" / "vocab.json").unlink()
+    asked: list[HubSource] = []
+
+    def fetch(source: HubSource, folder: Path, *, progress: object) -> HubSource:
+        shutil.copytree(tmp_path / "published", folder, dirs_exist_ok=True)
+        asked.append(source)
+        return source
+
+    def fetch_vocabulary(source: HubSource, folder: Path, *, progress: object) -> None:
+        (folder / "vocab.json").write_bytes(vocabulary)
+        asked.append(source)
+
+    monkeypatch.setattr(sources, "fetch_hub", fetch)
+    monkeypatch.setattr(sources, "fetch_vocabulary", fetch_vocabulary)
+    small = catalogue.entry(tiny.stands_for).model_copy(update={"context": 128})
+    monkeypatch.setattr(catalogue, "known", lambda name: small if name in (small.id, *small.aliases) else None)
+    # When it is pulled by the name the specification gives it
+    manifest = ingest.pull(models, "codegen-7b", cache=tmp_path / "cache", untrained=True)
+    # Then it is stored by its own, converted, with both repositories asked at the commits the catalogue names
+    assert manifest.id == "Salesforce/codegen25-7b-mono"
+    assert manifest.facts.licence == "Apache-2.0"
+    assert "infill" in manifest.facts.capabilities
+    assert [s.repo for s in asked] == ["Salesforce/codegen25-7b-mono", "openai-community/gpt2"]
+    assert all(s.pinned for s in asked)
+    assert [p.name for p in (tmp_path / "cache" / "ingest").iterdir()] == [".locks"]
+
+
+def test_a_licence_that_is_not_for_commerce_must_be_accepted_for_a_folder_as_well(models: ModelStore, encoder: Path) -> None:
+    with pytest.raises(BadInput, match=r"CC-BY-NC-4.0.*not an open-source licence"):
+        ingest.add_folder(models, encoder, "incoder-1b")
+
+
+def test_a_folder_that_is_another_model_than_the_catalogue_says_is_refused(models: ModelStore, encoder: Path) -> None:
+    with pytest.raises(BadInput, match="of the type roberta with a context of 128; the catalogue says xglm"):
+        ingest.add_folder(models, encoder, "incoder-1b", accept_licence=True)
+    assert models.manifest("facebook/incoder-1B") is None
+
+
 # -- commands
 
 

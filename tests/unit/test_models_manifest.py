@@ -60,6 +60,10 @@ def test_an_id_is_two_plain_names_at_most(name: str) -> None:
     assert not any(len(part) == 64 and set(part) <= set("0123456789abcdef") for part in parts)
 
 
+EIGHTEEN = ("codegen-2b", "codegen-7b", "replit-3b", "incoder-1b", "codebert", "graphcodebert", "coderl", "pycodegpt", "unixcoder", "llemma-7b",
+            "tinyllama", "phi-2", "phi-1.5", "phi-3-mini", "qwen-0.5b", "qwen-1.5b", "stablelm-1.6b", "stablelm-3b")
+
+
 def test_a_link_that_leads_out_of_the_folder_is_refused(tmp_path: Path) -> None:
     secret = tmp_path / "secret.json"
     secret.write_text("{}")
@@ -131,6 +135,57 @@ def test_each_entry_of_the_catalogue_is_sound_and_pinned() -> None:
         assert entry.open_source or entry.needs_acceptance
 
 
+def test_the_eighteen_of_the_specification_are_found_by_their_registry_names() -> None:
+    registry = {
+        "salesforce-codegen-2b-mono": "codegen-2b", "salesforce-codegen25-7b-mono": "codegen-7b", "replit-replit-code-v1_5-3b": "replit-3b",
+        "facebook-incoder-1b": "incoder-1b", "codebert": "codebert", "graphcodebert": "graphcodebert", "coderl-770m": "coderl",
+        "pycodegpt-110m": "pycodegpt", "unixcoder": "unixcoder", "eleutherai-llemma_7b": "llemma-7b", "tinyllama-1.1b-chat": "tinyllama",
+        "phi-2": "phi-2", "phi-1_5": "phi-1.5", "phi-3-mini-4k-instruct": "phi-3-mini", "qwen-qwen2-0.5b": "qwen-0.5b",
+        "qwen-qwen2-1.5b": "qwen-1.5b", "stabilityai-stablelm-2-1_6b": "stablelm-1.6b", "stabilityai-stablelm-zephyr-3b": "stablelm-3b",
+    }
+    ids = {catalogue.entry(name).id for name in registry}
+    assert len(ids) == 18
+    assert all(catalogue.entry(name).id == catalogue.entry(alias).id for name, alias in registry.items())
+
+
+def test_what_the_catalogue_says_of_its_checkpoints_agrees_with_itself() -> None:
+    entries = catalogue.entries()
+    for entry in entries.values():
+        assert all(catalogue.known(other) is not None and catalogue.entry(other).id != entry.id for other in entry.substitutes)
+        assert entry.capabilities[0] in ("generate", "embed", "seq2seq")
+        assert (entry.prompt == "text") == ("embed" in entry.capabilities)
+        assert not entry.non_commercial or not entry.open_source
+    refused = {e.id for e in entries.values() if e.non_commercial}
+    assert refused == {"facebook/incoder-1B", "stabilityai/stablelm-2-1_6b", "stabilityai/stablelm-zephyr-3b"}
+    assert round(sum(catalogue.entry(name).parameters for name in EIGHTEEN) / 1e9, 2) == 37.87  # as computed from their shapes
+
+
+def test_an_entry_is_validated_when_it_is_asked_for_and_not_before() -> None:
+    entry = catalogue.entry("smollm2-135m").model_dump(mode="json")
+    wrong = [{**entry, "id": f"m{n}", "context": 0} for n in range(2000)]
+    known = catalogue.Catalogue({"checkpoint": [*wrong, entry]})
+    assert len(known) == 2001
+    assert known["smollm2-135m"].id == "smollm2-135m"
+    with pytest.raises(BadInput, match="context"):
+        known["m7"]
+
+
+def test_an_alias_that_is_another_checkpoints_name_is_refused() -> None:
+    entry = catalogue.entry("smollm2-135m").model_dump(mode="json")
+    with pytest.raises(BadInput, match="'b' twice"):
+        catalogue.Catalogue({"checkpoint": [{**entry, "id": "a", "aliases": ["b"]}, {**entry, "id": "b"}]})
+
+
+@pytest.mark.parametrize(("change", "says"), [
+    ({"non_commercial": True, "needs_acceptance": False}, "needs_acceptance"), ({"revision": "0" * 40}, "they are one"),
+    ({"prompt": "completion"}, "chat_template"),
+])
+def test_an_entry_that_contradicts_itself_is_refused(change: dict[str, object], says: str) -> None:
+    entry = catalogue.entry("phi-3-mini").model_dump(mode="json")
+    with pytest.raises(BadInput, match=says):
+        catalogue.Catalogue({"checkpoint": [{**entry, **change}]})["microsoft/Phi-3-mini-4k-instruct"]
+
+
 def test_a_name_the_catalogue_lacks_is_answered_with_its_neighbours() -> None:
     with pytest.raises(UnknownModel, match="smollm2-135m"):
         catalogue.entry("smolm2-135")
@@ -143,13 +198,13 @@ def test_a_name_the_catalogue_lacks_is_answered_with_its_neighbours() -> None:
 def test_a_wrong_entry_is_refused_with_its_field(change: dict[str, object], says: str) -> None:
     entry = catalogue.entry("gemma3-270m").model_dump(mode="json")
     with pytest.raises(BadInput, match=says):
-        catalogue.parse_entries({"checkpoint": [{**entry, **change}]})
+        catalogue.Catalogue({"checkpoint": [{**entry, **change}]})[str(change.get("id", "gemma3-270m"))]
 
 
 def test_an_entry_that_is_there_twice_is_refused() -> None:
     entry = catalogue.entry("smollm2-135m").model_dump(mode="json")
     with pytest.raises(BadInput, match="twice"):
-        catalogue.parse_entries({"checkpoint": [entry, entry]})
+        catalogue.Catalogue({"checkpoint": [entry, entry]})
 
 
 def test_a_manifest_written_before_a_field_was_added_is_read() -> None:

@@ -296,7 +296,7 @@ class Pool:
             "ready_at": self._ready_at, "beat_at": time.time(), "models": models, "queues": self.placement.queues,
             "slots": self.tickets.slots, "held": len(self.tickets), "origin": self.origin,
             "repeats": self.engine.pulse.repeats if self.engine.pulse else 0,
-            "engines": {m: " ".join(filter(None, (str(place["engine"]), str(place.get("mode", ""))))) for m, place in self.placement.models.items() if "engine" in place},
+            "engines": {m: f"{place['engine']} {place.get('mode', '')}".strip() for m, place in self.placement.models.items() if "engine" in place},
         }
         self.ledger.beat(self.name, facts, {"forward_passes": total - self._passes_told, "loads": self._loads})
         self._passes_told, self._loads = total, 0

@@ -22,6 +22,8 @@ command = typer.Typer(no_args_is_help=True, help="The model store: checkpoints i
 Folder = Annotated[Path | None, typer.Option("--dir", help="The stack's folder; default: SYMPOSIA_DIR or ~/.symposia.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print facts as JSON, and nothing else, on standard output.")]
 Accept = Annotated[bool, typer.Option("--accept-licence", help="You have read the checkpoint's licence and accept it.")]
+Untrained = Annotated[bool, typer.Option("--untrained", help="Store it though it predicts neither English nor code: random weights, another "
+                                         "language. What was measured is recorded.")]
 Model = Annotated[str, typer.Argument(metavar="ID", help="NAME or OWNER/NAME.")]
 NoExport = Annotated[bool, typer.Option("--no-export", help="Make no forms for OpenVINO; torch serves it.")]
 
@@ -30,7 +32,8 @@ _LINE_EVERY_S = 5.0
 
 
 @command.command()
-def pull(model: Model, accept_licence: Accept = False, json: AsJson = False, dir: Folder = None, no_export: NoExport = False) -> None:
+def pull(model: Model, accept_licence: Accept = False, untrained: Untrained = False, json: AsJson = False, dir: Folder = None,
+         no_export: NoExport = False) -> None:
     """Fetch a checkpoint of the catalogue, or of the Hugging Face hub (OWNER/NAME), into the model store."""
     from symposia_worker.models import forms, ingest
     from symposia_worker.models.cache import cache_folder
@@ -38,7 +41,7 @@ def pull(model: Model, accept_licence: Accept = False, json: AsJson = False, dir
     folder, models = _opened(dir)
     forms.own_name(model)
     with _shown() as progress:
-        stored = ingest.pull(models, model, cache=cache_folder(folder), accept_licence=accept_licence, progress=progress)
+        stored = ingest.pull(models, model, cache=cache_folder(folder), accept_licence=accept_licence, untrained=untrained, progress=progress)
     if not no_export:
         _exported(models, stored, folder)
     _tell(stored, json)
@@ -46,17 +49,19 @@ def pull(model: Model, accept_licence: Accept = False, json: AsJson = False, dir
 
 @command.command()
 def push(
-    folder: Annotated[Path, typer.Argument(help="Written by save_pretrained: safetensors, config.json, tokenizer.")],
-    name: Annotated[str, typer.Option("--name", metavar="ID", help="What it is called here.")],
-    json: AsJson = False, dir: Folder = None, no_export: NoExport = False,
+    folder: Annotated[Path, typer.Argument(help="config.json, tokenizer and weights, as save_pretrained or a publisher wrote them.")],
+    name: Annotated[str, typer.Option("--name", metavar="ID", help="What it is called here; a name of the catalogue stands for that checkpoint.")],
+    accept_licence: Accept = False, untrained: Untrained = False, json: AsJson = False, dir: Folder = None, no_export: NoExport = False,
 ) -> None:
-    """Store the checkpoint in a folder, after loading it once to see that model and tokenizer are right."""
+    """Store the checkpoint in a folder, made plain where it must be, after loading it once to see that model and tokenizer are right."""
     from symposia_worker.models import forms, ingest
+    from symposia_worker.models.cache import cache_folder
 
     stack, models = _opened(dir)
     forms.own_name(name)
     with _shown() as progress:
-        stored = ingest.add_folder(models, folder, name, progress=progress)
+        stored = ingest.add_folder(models, folder, name, cache=cache_folder(stack), accept_licence=accept_licence, untrained=untrained,
+                                   progress=progress)
     if not no_export:
         _exported(models, stored, stack)
     _tell(stored, json)
@@ -66,16 +71,20 @@ def push(
 def add(
     what: Annotated[str, typer.Argument(metavar="ID|FOLDER", help="A checkpoint's id, or a folder.")],
     name: Annotated[str, typer.Option("--name", metavar="ID", help="What a folder is called here; default: its own name.")] = "",
-    accept_licence: Accept = False, json: AsJson = False, dir: Folder = None, no_export: NoExport = False,
+    accept_licence: Accept = False, untrained: Untrained = False, json: AsJson = False, dir: Folder = None, no_export: NoExport = False,
 ) -> None:
-    """Pull an id, or push a folder."""
+    """Pull an id or alias of the catalogue or a repository of the hub, or push a folder; its entry is derived from its files.
+
+    What transformers does not load natively is refused; so is a tokenizer that is larger than its model, lacks its bos, or with which
+    the model predicts neither English nor code.
+    """
     from symposia_worker.models.ingest import source_named
 
     source = source_named(what)
     if isinstance(source, Path):
-        push(source, name or source.resolve().name, json, dir, no_export)
+        push(source, name or source.resolve().name, accept_licence, untrained, json, dir, no_export)
     else:
-        pull(source, accept_licence, json, dir, no_export)
+        pull(source, accept_licence, untrained, json, dir, no_export)
 
 
 @command.command()

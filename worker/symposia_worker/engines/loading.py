@@ -1,4 +1,4 @@
-"""A folder of verified files to a model in memory: generators only, safetensors only, no code of theirs."""
+"""A folder of verified files to a model in memory, of the class its kind asks for: safetensors only, no code of theirs."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
 from symposia_shared.errors import BadInput, Damaged
 from symposia_worker.engines.protocol import Dtype
-from symposia_worker.families import Family, Renderer, family_of
+from symposia_worker.families import Renderer, family_of
+from symposia_worker.families.kinds import Kind, context_of, kind_of
+from symposia_worker.families.pooling import Pooling, pooling_of
 
-#: rope that changes with the longest sequence of a batch: exact only within the length it was trained with
-_LENGTH_DEPENDENT_ROPE = ("dynamic", "longrope")
+_CLASSES: dict[Kind, Any] = {"generate": AutoModelForCausalLM, "embed": AutoModel, "seq2seq": AutoModelForSeq2SeqLM}
 #: layers whose state is not keys and values by token
 _STATEFUL_LAYERS = ("linear_attention", "mamba", "recurrent", "conv", "hybrid")
 
@@ -30,15 +30,25 @@ class Model:
 
     checkpoint: str
     model_type: str
-    #: a transformers model for causal language modelling, in inference mode
+    kind: Kind
+    #: a transformers model of the class its kind asks for, in inference mode
     network: Any
     renderer: Renderer
-    #: tokens of prompt and completion together
+    #: tokens of prompt and completion together; of an encoder's text; of a seq2seq's prompt, and again of its completion
     context: int
     #: rows of its embedding: prompt ids are below
     embeddings: int
     bytes: int
     parameters: int
+    #: how an encoder's states become a vector
+    pooling: Pooling = Pooling()
+
+    @property
+    def capabilities(self) -> tuple[str, ...]:
+        """What this engine can do with it by its kind and its tokenizer."""
+        if self.kind != "generate":
+            return (self.kind,)
+        return ("generate", *(["instruct"] if self.renderer.instruct else []), *(["infill"] if self.renderer.infill else []))
 
 
 def load_model(checkpoint: str, folder: Path, *, dtype: Dtype, device: str, room_bytes: float) -> Model:
@@ -49,19 +59,20 @@ def load_model(checkpoint: str, folder: Path, *, dtype: Dtype, device: str, room
     if not weights:
         raise BadInput(f"{checkpoint} has no *.safetensors file.", field="folder",
                        remedy="Push it again; weights of other forms are converted then.")
-    _refuse_unless_generator(checkpoint, config)
-    context = _context(checkpoint, config, family)
+    kind = _kind(checkpoint, config)
     needed = sum(path.stat().st_size for path in weights) * _growth(config, dtype)
     if needed > room_bytes:
         raise BadInput(f"{checkpoint} as {dtype} needs {needed / 1e6:.0f} MB, and {device} has {max(room_bytes, 0) / 1e6:.0f} MB left.",
                        field="memory", remedy="Unload another checkpoint, or give the device more memory.")
     tokenizer = _tokenizer(checkpoint, folder)
-    network = _network(checkpoint, folder, dtype, device)
-    eos = {*_ids(config.eos_token_id), *_ids(getattr(network.generation_config, "eos_token_id", None))}
+    context, pooling = _context(checkpoint, config, tokenizer), _pooling(checkpoint, folder, kind)
+    network = _network(checkpoint, folder, dtype, device, kind)
+    eos = {*_ids(config.eos_token_id), *_ids(getattr(getattr(network, "generation_config", None), "eos_token_id", None))}
     storages = {s.data_ptr(): s.nbytes() for s in (t.untyped_storage() for t in (*network.parameters(), *network.buffers()))}
     return Model(
-        checkpoint=checkpoint, model_type=config.model_type, network=network, renderer=Renderer(family, tokenizer, eos=sorted(eos)),
-        context=context, embeddings=network.get_input_embeddings().weight.shape[0], bytes=sum(storages.values()),
+        checkpoint=checkpoint, model_type=config.model_type, kind=kind, network=network,
+        renderer=Renderer(family, tokenizer, eos=sorted(eos), keeps_end=kind != "generate"),
+        context=min(context, pooling.longest or context), pooling=pooling, embeddings=network.get_input_embeddings().weight.shape[0], bytes=sum(storages.values()),
         parameters=network.num_parameters(),
     )
 
@@ -88,33 +99,36 @@ def _config(checkpoint: str, folder: Path) -> Any:
     return config
 
 
-def _refuse_unless_generator(checkpoint: str, config: Any) -> None:
-    """transformers loads an encoder as a causal model without a word, and it emits noise; so the kind is read from the config."""
-    names = list(config.architectures or ())
-    remedy = "Choose a checkpoint whose architecture is a ...ForCausalLM."
-    if config.is_encoder_decoder:
-        raise BadInput(f"{checkpoint} is an encoder-decoder ({config.model_type}), which this engine does not serve yet.",
-                       field="checkpoint", remedy=remedy)
-    causal = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type)
-    generates = any(name == causal or name.endswith(("ForCausalLM", "LMHeadModel")) for name in names)
-    if causal is None or not generates:
-        what = ", ".join(names) or f"model_type {config.model_type!r} with no architecture named"
-        raise BadInput(f"{checkpoint} is not a text generator: its config says {what}.", field="checkpoint", remedy=remedy)
+def _kind(checkpoint: str, config: Any) -> Kind:
+    """How it is served. Raises BadInput where it is of no kind that is."""
+    kind = kind_of(config)
+    if kind is None:
+        what = ", ".join(config.architectures or ()) or f"model_type {config.model_type!r} with no architecture named"
+        raise BadInput(f"{checkpoint} is not a text generator, an encoder or a T5: its config says {what}.", field="checkpoint",
+                       remedy="Choose a checkpoint whose architecture is a ...ForCausalLM, an encoder's ...Model or ...ForMaskedLM, or T5.")
     kinds = {k for k in getattr(config, "layer_types", None) or () if any(word in k for word in _STATEFUL_LAYERS)}
     if kinds:
-        raise BadInput(f"{checkpoint} has layers this engine cannot batch ({', '.join(sorted(kinds))}).", field="checkpoint", remedy=remedy)
+        raise BadInput(f"{checkpoint} has layers this engine cannot batch ({', '.join(sorted(kinds))}).", field="checkpoint",
+                       remedy="Choose a checkpoint all of whose layers attend to keys and values.")
+    return kind
 
 
-def _context(checkpoint: str, config: Any, family: Family) -> int:
-    lengths = [value for name in family.context_fields if isinstance(value := getattr(config, name, None), int) and value > 0]
-    if not lengths:
-        raise BadInput(f"{checkpoint}'s config names no context length (looked for {', '.join(family.context_fields)}).",
-                       field="checkpoint", remedy="Add max_position_embeddings to its config.json.")
-    rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
-    if isinstance(rope, dict) and rope.get("rope_type", rope.get("type")) in _LENGTH_DEPENDENT_ROPE:
-        trained = rope.get("original_max_position_embeddings") or getattr(config, "original_max_position_embeddings", None)
-        return min(lengths[0], int(trained)) if trained else lengths[0]
-    return lengths[0]
+def _context(checkpoint: str, config: Any, tokenizer: Any) -> int:
+    length = context_of(config, tokenizer)
+    if length is None:
+        raise BadInput(f"neither {checkpoint}'s config nor its tokenizer names a context length.", field="checkpoint",
+                       remedy="Add max_position_embeddings to its config.json, or model_max_length to its tokenizer_config.json.")
+    return length
+
+
+def _pooling(checkpoint: str, folder: Path, kind: Kind) -> Pooling:
+    if kind != "embed":
+        return Pooling()
+    try:
+        return pooling_of(folder)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BadInput(f"{checkpoint} makes vectors in a way that is not known here: {_line(error)}.", field="checkpoint",
+                       remedy="Choose an encoder that pools by mean, first token, last token or maximum.") from None
 
 
 def _growth(config: Any, dtype: Dtype) -> float:
@@ -133,9 +147,9 @@ def _tokenizer(checkpoint: str, folder: Path) -> Any:
                        remedy="Push it again with its tokenizer.json; tokenizers that are code are never run.") from None
 
 
-def _network(checkpoint: str, folder: Path, dtype: Dtype, device: str) -> Any:
+def _network(checkpoint: str, folder: Path, dtype: Dtype, device: str, kind: Kind) -> Any:
     try:
-        network, report = AutoModelForCausalLM.from_pretrained(
+        network, report = _CLASSES[kind].from_pretrained(
             folder, local_files_only=True, trust_remote_code=False, use_safetensors=True, dtype=getattr(torch, dtype),
             low_cpu_mem_usage=True, output_loading_info=True, device_map=None if device.startswith("cpu") else device,
         )
@@ -145,7 +159,8 @@ def _network(checkpoint: str, folder: Path, dtype: Dtype, device: str) -> Any:
         if isinstance(error, RuntimeError) and "memory" in str(error).lower():
             raise
         raise Damaged(f"{checkpoint}'s files do not make a model ({_line(error)}). Verify and pull it again.") from None
-    absent = sorted(report["missing_keys"])
+    # a pooler is read by classifiers only; an encoder saved as ...ForMaskedLM has none
+    absent = sorted(k for k in report["missing_keys"] if kind != "embed" or not k.startswith("pooler."))
     if absent:  # transformers would go on with random numbers in their place
         raise Damaged(f"{checkpoint} lacks {len(absent)} of its tensors ({', '.join(absent[:3])} ...). Push a whole checkpoint again.")
     return network.eval().requires_grad_(False)

@@ -18,11 +18,14 @@ import torch
 from symposia_shared.errors import BadInput, Unavailable
 from symposia_worker.engines.admission import Admission, completion_of
 from symposia_worker.engines.batch import Batch
+from symposia_worker.engines.encoder import EncoderLane
+from symposia_worker.engines.lane import Lane
 from symposia_worker.engines.loading import Model, load_model, return_memory
 from symposia_worker.engines.prefixes import Prefixes
 from symposia_worker.engines.protocol import Delta, Done, Dtype, Event, Failed, First, Generate, Load, Loaded
 from symposia_worker.engines.scoring import Options
 from symposia_worker.engines.selftest import self_test
+from symposia_worker.engines.seq2seq import Seq2SeqLane
 from symposia_worker.engines.sequence import Reading, Sequence
 
 #: rows of one checkpoint's batch; beyond it, masked attention over the widest row costs more than it shares
@@ -34,8 +37,13 @@ PREFIX_SHARE = 0.1
 @dataclass(frozen=True, slots=True)
 class _Resident:
     model: Model
-    batch: Batch
-    admission: Admission
+    batch: Batch | Lane
+    #: the door of a decoder; a lane is its own
+    admission: Admission | None = None
+
+    @property
+    def capabilities(self) -> tuple[str, ...]:
+        return self.model.capabilities if self.admission is None else self.admission.capabilities
 
 
 class TorchEngine:
@@ -72,9 +80,13 @@ class TorchEngine:
         self._prefixes.shrink(self._room() - sum(path.stat().st_size for path in folder.glob("*.safetensors")))
         model = load_model(checkpoint, folder, dtype=dtype, device=self.device, room_bytes=self._room())
         self._prefixes.shrink(self._room() - model.bytes)
-        resident = _Resident(model, self._batch(model), Admission(model))
-        resident.batch.cache_bytes_per_token = self_test(model)
-        return resident
+        if model.kind != "generate":
+            lane = self._lane(model)
+            lane.self_test()
+            return _Resident(model, lane)
+        batch = self._batch(model)
+        batch.cache_bytes_per_token = self_test(model)
+        return _Resident(model, batch, Admission(model))
 
     @torch.inference_mode()
     def unload(self, checkpoint: str) -> Events[Event]:
@@ -94,7 +106,10 @@ class TorchEngine:
         resident = self._residents.get(request.checkpoint)
         if resident is None:
             raise Unavailable(f"{request.checkpoint} is not resident on {self.device}; load it, then ask again.")
-        resident.batch.admit(resident.admission.reading(request))
+        if isinstance(resident.batch, Lane):
+            resident.batch.admit(request)
+        elif resident.admission is not None:
+            resident.batch.admit(resident.admission.reading(request))
 
     @torch.inference_mode()
     def cancel(self, request_id: str) -> bool:
@@ -111,7 +126,9 @@ class TorchEngine:
         """One token more for every sequence of every checkpoint, and a chunk of prompts for each."""
         events: list[Event] = []
         for resident in self._residents.values():
-            if resident.batch.busy:
+            if isinstance(resident.batch, Lane):
+                events += resident.batch.step()
+            elif resident.batch.busy:
                 for reading in resident.batch.step():
                     events += _told(reading, resident.model)
         return events
@@ -157,6 +174,13 @@ class TorchEngine:
                       prefixes=self._prefixes, owner=model.checkpoint)
         return batch
 
+    def _lane(self, model: Model) -> Lane:
+        if model.kind == "embed":
+            return EncoderLane(model, budget_tokens=_chunk_tokens(model, self.device))
+        lane = Seq2SeqLane(model, max_rows=self.max_rows, budget_tokens=_chunk_tokens(model, self.device),
+                           room=lambda: self._room() + lane.cache_bytes)
+        return lane
+
     def _room(self) -> float:
         """Bytes neither weights nor caches take; prefixes make room for both."""
         return self.memory_bytes - sum(r.model.bytes + r.batch.cache_bytes for r in self._residents.values())
@@ -189,5 +213,5 @@ def _told(r: Reading, model: Model) -> list[Event]:
 def _loaded(resident: _Resident, seconds: float) -> Loaded:
     model = resident.model
     return Loaded(checkpoint=model.checkpoint, bytes=model.bytes, seconds=round(seconds, 3), context=model.context,
-                  instruct=model.renderer.instruct, capabilities=resident.admission.capabilities, family=model.model_type, parameters=model.parameters,
+                  instruct=model.renderer.instruct, capabilities=resident.capabilities, family=model.model_type, parameters=model.parameters,
                   cache_bytes_per_token=resident.batch.cache_bytes_per_token)

@@ -14,7 +14,9 @@ class Family:
 
     model_types: tuple[str, ...] = ()
     #: the fields of its configuration that may hold the context length, first found first
-    context_fields: tuple[str, ...] = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length")
+    context_fields: tuple[str, ...] = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "n_ctx", "seq_length")
+    #: positions that stand for no token: those families count from behind their padding id
+    position_offset: int = 0
     #: further tokens that end an answer
     stops: tuple[str, ...] = ()
     #: what marks a thinking model's reasoning in its text; used where the tokenizer knows the closing mark
@@ -28,6 +30,7 @@ DEFAULT = Family()
 FAMILIES = (
     Family(model_types=("mpt",), context_fields=("max_seq_len",)),
     Family(model_types=("xglm",), stops=("<|endofmask|>",)),
+    Family(model_types=("roberta", "xlm-roberta", "camembert", "roberta-prelayernorm", "mpnet"), position_offset=2),
     Family(model_types=("gpt2", "gpt_neo", "codegen"), context_fields=("n_positions", "max_position_embeddings")),
 )
 

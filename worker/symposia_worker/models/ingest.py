@@ -9,7 +9,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import yaml
@@ -18,6 +18,7 @@ from symposia_shared import catalogue
 from symposia_shared.catalogue import Entry, Facts, HubSource, PackageSource
 from symposia_shared.errors import BadInput, Unavailable, UnknownModel
 from symposia_worker.models import sources, trial
+from symposia_worker.models.conversion import reasons_to_convert
 from symposia_worker.models.locks import hold_shared, locked, try_locked
 from symposia_worker.models.manifest import Manifest, sha256_of, within
 from symposia_worker.models.store import ModelStore, Progress, checkpoint_id, silent
@@ -28,20 +29,23 @@ from symposia_worker.models.weights import checkpoint_files, read_weights
 _CONVERTER = 1
 
 
-def pull(models: ModelStore, model: str, *, cache: Path, accept_licence: bool = False, progress: Progress = silent) -> Manifest:
+def pull(models: ModelStore, model: str, *, cache: Path, accept_licence: bool = False, untrained: bool = False,
+         progress: Progress = silent) -> Manifest:
     """Store the checkpoint the catalogue, or else the hub, knows as ``model``. One that is stored already is left as it is.
 
-    ``cache``: a folder in which converted checkpoints are kept. Raises UnknownModel, BadInput where the licence is not
+    ``cache``: a folder in which converted checkpoints are kept. ``untrained``: as in ``add_folder``. Raises UnknownModel, BadInput where the licence is not
     accepted or the checkpoint is refused, Unavailable where its source is away.
     """
     with _disk(cache):
-        return _pull(models, model, cache=cache, accept_licence=accept_licence, progress=progress)
+        return _pull(models, model, cache=cache, accept_licence=accept_licence, untrained=untrained, progress=progress)
 
 
-def _pull(models: ModelStore, model: str, *, cache: Path, accept_licence: bool, progress: Progress) -> Manifest:
-    found = catalogue.entries().get(model)
+def _pull(models: ModelStore, model: str, *, cache: Path, accept_licence: bool, untrained: bool, progress: Progress) -> Manifest:
+    found = catalogue.known(model)
     if found is None and "/" not in model:
         found = catalogue.entry(model)  # raises, naming what is near
+    if found is not None:
+        model = found.id
     if found is not None:
         _require_acceptance(found, accepted=accept_licence)
     source = found.source if found else HubSource(repo=checkpoint_id(model))
@@ -49,43 +53,74 @@ def _pull(models: ModelStore, model: str, *, cache: Path, accept_licence: bool, 
     if stored is not None and found is not None and stored.facts.source == str(source):
         return stored
     if isinstance(source, HubSource):
-        return _pull_hub(models, model, source, cache=cache, entry=found, progress=progress)
+        return _pull_hub(models, model, source, cache=cache, entry=found, untrained=untrained, progress=progress)
     folder, told = _converted(source, model, cache=cache, progress=progress)
     facts = _facts(folder, told, licence=found.licence if found else "unknown", source=str(source), entry=found)
     return models.push(folder, model, facts=facts, progress=progress)
 
 
-def add_folder(models: ModelStore, folder: Path, model: str, *, progress: Progress = silent) -> Manifest:
-    """Store the checkpoint in ``folder``, in transformers' form, as ``model``. Raises BadInput where it is refused."""
+def add_folder(models: ModelStore, folder: Path, model: str, *, cache: Path | None = None, untrained: bool = False,
+               accept_licence: bool = False, progress: Progress = silent) -> Manifest:
+    """Store the checkpoint in ``folder``, in transformers' form or its publisher's, as ``model``. Raises BadInput where it is refused.
+
+    ``cache``: where what must be converted is written meanwhile; the system's folder for such files where it is None.
+    ``untrained``: it is not refused for predicting neither English nor code; what was measured is recorded. A name of the catalogue
+    stands for that checkpoint: its licence is asked for, and the folder must be what the catalogue says.
+    """
     checkpoint_id(model)
+    entry = catalogue.known(model)
+    if entry is not None:
+        model = entry.id
+        _require_acceptance(entry, accepted=accept_licence)
     with _disk(folder):
-        return _push_plain(models, folder, model, source=f"folder:{folder.resolve().name}", entry=None, progress=progress)
+        return _push_plain(models, folder, model, source=f"folder:{folder.resolve().name}", entry=entry, cache=cache, untrained=untrained,
+                           progress=progress)
 
 
-def _pull_hub(models: ModelStore, model: str, source: HubSource, *, cache: Path, entry: Entry | None, progress: Progress) -> Manifest:
+def _pull_hub(models: ModelStore, model: str, source: HubSource, *, cache: Path, entry: Entry | None, untrained: bool,
+              progress: Progress) -> Manifest:
     with _workplace(cache) as folder:
-        pinned = sources.fetch_hub(source, folder, progress=progress)
-        return _push_plain(models, folder, model, source=str(pinned), entry=entry, progress=progress)
+        pinned = sources.fetch_hub(source, _made(folder / "fetched"), progress=progress)
+        if entry is not None and entry.vocabulary is not None:
+            sources.fetch_vocabulary(entry.vocabulary, folder / "fetched", progress=progress)
+        return _push_plain(models, folder / "fetched", model, source=str(pinned), entry=entry, cache=cache, untrained=untrained,
+                           progress=progress)
 
 
-def _push_plain(models: ModelStore, folder: Path, model: str, *, source: str, entry: Entry | None, progress: Progress) -> Manifest:
-    read_weights(folder)
-    progress(f"trying {model}", 0, 0)
-    told = trial.probe(folder, model)
-    facts = _facts(folder, told, licence=entry.licence if entry else licence_of(folder), source=source, entry=entry)
-    return models.push(folder, model, facts=facts, progress=progress)
+def _push_plain(models: ModelStore, folder: Path, model: str, *, source: str, entry: Entry | None, cache: Path | None, untrained: bool,
+                progress: Progress) -> Manifest:
+    # many publishers of base models ship a template, by which a base model would be taken for one that follows instructions
+    without_template = entry is not None and "instruct" not in entry.capabilities
+    reasons = reasons_to_convert(folder, without_template=without_template) if (folder / "config.json").is_file() else ()
+    with _workplace(cache) if reasons else nullcontext(folder) as place:
+        if reasons:
+            progress(f"converting {model} and trying it: {', '.join(reasons)}", 0, 0)
+            plain = _made(place / "plain")
+            told = trial.convert(folder, plain, model, without_template=without_template, untrained=untrained)
+        else:
+            plain = folder
+            read_weights(plain)
+            progress(f"trying {model}", 0, 0)
+            told = trial.probe(plain, model, untrained=untrained)
+        facts = _facts(plain, told, licence=entry.licence if entry else licence_of(folder), source=source, entry=entry)
+        return models.push(plain, model, facts=facts, progress=progress)
 
 
 def _facts(folder: Path, told: trial.Found, *, licence: str, source: str, entry: Entry | None) -> Facts:
     weights = read_weights(folder)
-    if entry is not None and (told.architecture, told.context) != (entry.architecture, entry.context):
-        raise BadInput(f"{entry.id} is a {told.architecture} with a context of {told.context}; the catalogue says {entry.architecture} and "
+    context = told.context if entry is None else min(told.context, entry.context)
+    if entry is not None and (told.model_type != (entry.model_type or told.model_type) or context < entry.context):
+        raise BadInput(f"{entry.id} is of the type {told.model_type} with a context of {told.context}; the catalogue says {entry.model_type} and "
                        f"{entry.context}.", field="model", value=entry.id, remedy="Its source was changed: do not use it.")
     capabilities = tuple(dict.fromkeys([*told.capabilities, *(entry.capabilities if entry else ())]))
-    bits = None if told.bits_per_byte is None else round(told.bits_per_byte, 4)
-    return Facts(architecture=told.architecture, model_type=told.model_type, parameters=weights.parameters, context=told.context,
+    return Facts(architecture=told.architecture, model_type=told.model_type, parameters=weights.parameters, context=context,
                  vocab=told.vocab, longest_token_bytes=longest_token_bytes(folder), capabilities=capabilities, licence=licence,
-                 source=source, bits_per_byte=bits, dtype=weights.dtype)
+                 source=source, bits_per_byte=_rounded(told.bits_per_byte), code_bits_per_byte=_rounded(told.code_bits_per_byte),
+                 dtype=weights.dtype)
+
+
+def _rounded(bits: float | None) -> float | None:
+    return None if bits is None else round(bits, 4)
 
 
 def _require_acceptance(entry: Entry, *, accepted: bool) -> None:
@@ -148,20 +183,24 @@ def _kept(place: Path) -> trial.Found | None:
 
 
 @contextmanager
-def _workplace(cache: Path) -> Iterator[Path]:
+def _workplace(cache: Path | None) -> Iterator[Path]:
     """A folder of our own on the cache's disk, gone afterwards; what processes that were killed have left goes too."""
+    if cache is None:
+        with tempfile.TemporaryDirectory(prefix="symposia-") as folder:
+            yield Path(folder)
+        return
     ingest = _made(cache / "ingest")
     with locked(ingest / ".locks" / "work.lock"):
         for left in ingest.glob(".work-*"):
             with try_locked(left / ".lock") as abandoned:
                 if abandoned:
                     shutil.rmtree(left, ignore_errors=True)
-        folder = Path(tempfile.mkdtemp(prefix=".work-", dir=ingest))
-        hold = hold_shared(folder / ".lock")
+        own = Path(tempfile.mkdtemp(prefix=".work-", dir=ingest))
+        hold = hold_shared(own / ".lock")
     try:
-        yield folder
+        yield own
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(own, ignore_errors=True)
         os.close(hold)
 
 

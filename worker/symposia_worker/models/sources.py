@@ -6,8 +6,9 @@ import hashlib
 import subprocess
 import sys
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
 from symposia_shared.catalogue import HubSource, PackageSource, Part
@@ -18,10 +19,13 @@ _BLOCK = 1024 * 1024
 #: a licence text is no larger
 _MAX_NOTICE_BYTES = 4 * 1024 * 1024
 
-#: what is taken of a hub repository: weights, tokenizer, configuration, and what explains them; nothing of its subfolders
-_HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json", "tokenizer*", "special_tokens_map.json",
-              "added_tokens.json", "vocab.*", "merges.txt", "*.model", "chat_template*", "LICENSE*", "NOTICE*", "README.md"]
-_HUB_LEFT = ["*/*"]
+#: what is taken of a hub repository: weights, tokenizer, configuration, and what explains them; of its subfolders a pooling's alone
+_HUB_FILES = ("*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json", "tokenizer*.json", "tokenizer.model",
+              "special_tokens_map.json", "added_tokens.json", "vocab.*", "encoder.json", "merges.txt", "*.model", "*.tiktoken", "chat_template*",
+              "modules.json", "sentence_bert_config.json", "*_Pooling/config.json", "LICENSE*", "NOTICE*", "README.md")
+#: only where there are no safetensors: they are converted, and never loaded for anything but tensors
+_PICKLED = ("pytorch_model*.bin", "pytorch_model.bin.index.json")
+_VOCABULARY = ("vocab.json", "merges.txt")
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,21 +129,41 @@ class _Member:
 
 
 def fetch_hub(source: HubSource, folder: Path, *, progress: Progress) -> HubSource:
-    """Download ``source``'s safetensors, tokenizer and configuration into ``folder``; the source pinned to the commit that was read.
+    """Download ``source``'s weights, tokenizer and configuration into ``folder``; the source pinned to the commit that was read.
 
+    Pickled weights come along where it has no others.
     Raises UnknownModel where the hub has no such repository, Unavailable where it cannot be reached or is switched off.
     """
     from huggingface_hub import HfApi, snapshot_download
 
     try:
         progress(f"asking the hub for {source.repo}", 0, 0)
-        commit = str(HfApi().model_info(source.repo, revision=source.revision, timeout=20).sha)
+        told = HfApi().model_info(source.repo, revision=source.revision, timeout=20)
+        commit, names = str(told.sha), [sibling.rfilename for sibling in told.siblings or ()]
         progress(f"fetching {source.repo}@{commit[:12]}", 0, 0)
-        snapshot_download(source.repo, revision=commit, local_dir=folder, allow_patterns=_HUB_FILES, ignore_patterns=_HUB_LEFT,
-                          max_workers=4)
+        snapshot_download(source.repo, revision=commit, local_dir=folder, allow_patterns=wanted_files(names), max_workers=4)
     except Exception as error:
         raise _hub_error(source, error) from error
     return HubSource(repo=source.repo, revision=commit)
+
+
+def wanted_files(names: Sequence[str]) -> list[str]:
+    """Of a repository's files those that are fetched."""
+    patterns = _HUB_FILES if any(n.endswith(".safetensors") and "/" not in n for n in names) else (*_HUB_FILES, *_PICKLED)
+    # fnmatch's star takes slashes too: a path matches a pattern of as many parts
+    return [n for n in names if any(n.count("/") == p.count("/") and fnmatchcase(n, p) for p in patterns)]
+
+
+def fetch_vocabulary(source: HubSource, folder: Path, *, progress: Progress) -> None:
+    """Download the vocabulary files of another repository beside a checkpoint that has none of its own. Raises as ``fetch_hub``."""
+    from huggingface_hub import hf_hub_download
+
+    progress(f"fetching the vocabulary of {source.repo}", 0, 0)
+    try:
+        for name in _VOCABULARY:
+            hf_hub_download(source.repo, name, revision=source.revision, local_dir=folder)
+    except Exception as error:
+        raise _hub_error(source, error) from error
 
 
 def _hub_error(source: HubSource, error: Exception) -> SymposiaError:

@@ -32,11 +32,21 @@ class Found(Value):
     vocab: int = Field(ge=1)
     capabilities: tuple[Capability, ...]
     bits_per_byte: float | None = None
+    code_bits_per_byte: float | None = None
 
 
-def probe(folder: Path, name: str) -> Found:
-    """What the checkpoint in ``folder`` is, after loading it plainly. Raises BadInput where it is refused."""
-    return _run("probe", str(folder), name=name)
+def probe(folder: Path, name: str, *, untrained: bool = False) -> Found:
+    """What the checkpoint in ``folder`` is, after loading it plainly. Raises BadInput where it is refused.
+
+    ``untrained``: bits per byte are measured and not judged.
+    """
+    return _run("probe", str(folder), json.dumps({"untrained": untrained}), name=name)
+
+
+def convert(folder: Path, into: Path, name: str, *, without_template: bool = False, untrained: bool = False) -> Found:
+    """Write the published ``folder`` plainly to ``into``, and what it is found to be then. Raises BadInput where it is refused."""
+    options = {"without_template": without_template, "untrained": untrained}
+    return _run("convert", str(folder), str(into), json.dumps(options), name=name)
 
 
 def convert_gguf(file: Path, folder: Path, name: str) -> Found:
@@ -44,7 +54,7 @@ def convert_gguf(file: Path, folder: Path, name: str) -> Found:
     return _run("gguf", str(file), str(folder), name=name)
 
 
-def _run(module: Literal["probe", "gguf"], *arguments: str, name: str) -> Found:
+def _run(module: Literal["probe", "convert", "gguf"], *arguments: str, name: str) -> Found:
     child = f"symposia_worker.families.{module}"
     environment = {key: os.environ[key] for key in _PASSED if key in os.environ}
     environment |= {"OMP_NUM_THREADS": str(min(4, os.cpu_count() or 1)), "OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false",

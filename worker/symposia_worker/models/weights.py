@@ -15,6 +15,8 @@ from symposia_worker.models.manifest import within
 _KEPT_SUFFIXES = {".safetensors", ".json", ".txt", ".model", ".jinja", ".md", ".html"}
 _KEPT_NAMES = ("license", "licence", "notice")
 _PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"}
+#: where sentence-transformers keeps how an encoder's states become a vector: the one subfolder that is kept
+_POOLING = "*_Pooling/config.json"
 
 #: names of the safetensors format for what transformers calls the dtype
 _DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I8": "int8", "U8": "uint8",
@@ -53,7 +55,7 @@ def form_files(folder: Path) -> list[str]:
 def checkpoint_files(folder: Path) -> list[str]:
     """Paths under ``folder`` of the files that make the checkpoint, in order. Raises BadInput.
 
-    Hidden files and subfolders, in which publishers keep other frameworks' forms, are passed over. A link that leads out of
+    Hidden files and subfolders, in which publishers keep other frameworks' forms, are passed over, but for a pooling's. A link that leads out of
     the folder, or a name that S3 would not keep, is refused.
     """
     if not folder.is_dir():
@@ -70,9 +72,10 @@ def checkpoint_files(folder: Path) -> list[str]:
                            value=str(folder), remedy="Where you trust it, write safetensors from it with model.save_pretrained(FOLDER).")
         raise BadInput(f"{folder} holds no .safetensors file.", field="folder", value=str(folder),
                        remedy="Name a folder written by model.save_pretrained and tokenizer.save_pretrained.")
+    kept += sorted(p.relative_to(folder).as_posix() for p in folder.glob(_POOLING))
     for path in kept:
         within(folder, path)
-    return kept
+    return sorted(kept)
 
 
 def _is_kept(path: str) -> bool:
