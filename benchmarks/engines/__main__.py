@@ -11,7 +11,7 @@ import argparse
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ from benchmarks.engines.figures import Run, run_of, until_end
 from benchmarks.engines.report import BASE, Results
 from benchmarks.engines.wire import Request
 
+#: slow, and in no goal: measured in the first round, unless every round is asked for
+ONCE = ("static batches", "transformers' continuous batching")
 #: no run of the default size takes as long on two cores
 _RUN_S = 1800.0
 
@@ -31,11 +33,12 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="one round of 6 requests of at most 12 tokens: to see that all runs")
     parser.add_argument("--prompts", type=Path, default=workload.SHIPPED, help="a file of OpenAI batch lines (default: the one shipped here)")
-    parser.add_argument("--requests", type=int, default=16, help="prompts taken from it")
+    parser.add_argument("--requests", type=int, default=12, help="prompts taken from it")
     parser.add_argument("--cap", type=int, default=64, help="most new tokens of a request")
     parser.add_argument("--longest", type=int, default=1280, help="longest prompt with its answer, in tokens; longer ones are left out")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--poisson-rounds", type=int, default=1, help="rounds in which requests also arrive one after another")
+    parser.add_argument("--every-round", action="store_true", help="also those that are in no goal (static batches, transformers' own), else in the first")
     parser.add_argument("--rate", type=float, help="arrivals a second (default: what one by one was measured to serve, so that it is at its limit)")
     parser.add_argument("--seed", type=int, default=5)
     parser.add_argument("--slots", type=int, default=16, help="sequences in one batch, for contenders that must be told")
@@ -54,11 +57,32 @@ def arguments() -> argparse.Namespace:
     return given
 
 
+@dataclass(frozen=True, slots=True)
+class Work:
+    """The same prompts three times, each time begun by another mark, so that none was read before."""
+
+    warm: list[Request]
+    at_once: list[Request]
+    later: list[Request]
+
+    @classmethod
+    def of(cls, given: argparse.Namespace, tokenizer: Any) -> Work:
+        """The prompts asked for. Ends the program where none fits."""
+        prompts = workload.prompts_of(given.prompts)
+        sizes = {"cap": given.cap, "longest": given.longest, "wanted": given.requests}
+        at_once = workload.requests_of(prompts, tokenizer, **sizes)
+        if not at_once:
+            raise SystemExit(f"no prompt of {given.prompts} fits {given.longest} tokens; raise --longest.")
+        warm = workload.requests_of(prompts, tokenizer, **sizes | {"cap": 4, "wanted": 3}, mark="Warm up. ")
+        # the mark makes each a few tokens longer
+        return cls(warm, at_once, workload.requests_of(prompts, tokenizer, **sizes | {"longest": given.longest + 8}, mark="Later. "))
+
+
 class Bench:
     """One run of the benchmark."""
 
-    def __init__(self, results: Results, *, requests: Sequence[Request], ends: frozenset[int], decode: Any, given: argparse.Namespace) -> None:
-        self.results, self.requests, self.ends, self.decode, self.given = results, requests, ends, decode, given
+    def __init__(self, results: Results, *, work: Work, ends: frozenset[int], decode: Any, given: argparse.Namespace) -> None:
+        self.results, self.work, self.ends, self.decode, self.given = results, work, ends, decode, given
         self.rate: float | None = given.rate
         self.reference: dict[str, tuple[int, ...]] | None = None
 
@@ -66,7 +90,7 @@ class Bench:
         """Every contender once, beginning with another one than the round before; the first round begins with the base."""
         at = number % len(orders)
         for order in (*orders[at:], *orders[:at]):
-            if order.name not in self.results.missing:
+            if order.name not in self.results.missing and (number == 0 or self.given.every_round or order.name not in ONCE):
                 try:
                     self.contender(order, poisson=number < self.given.poisson_rounds)
                 except Failed as failed:
@@ -79,14 +103,13 @@ class Bench:
         with Contender(order, threads=self.given.threads, log=self.given.out / "logs" / f"{order.name.replace(' ', '-')}.log") as contender:
             assert contender.ready is not None
             self.results.facts[order.name] = {**contender.ready.facts, "ready after": f"{contender.ready.load_s:.0f} s"}
-            contender.run([replace(r, id=f"warm {r.id}", max_new=4) for r in workload.all_at_once(self.requests[:3])], within_s=_RUN_S)
-            run = self.measured("at once", order.name, workload.all_at_once(self.requests), contender)
+            contender.run(self.work.warm, within_s=_RUN_S)
+            run = self.measured("at once", order.name, self.work.at_once, contender)
             if order.name == BASE and self.rate is None:
-                self.rate = round(len(self.requests) / run.wall_s, 3)
+                self.rate = round(len(self.work.at_once) / run.wall_s, 3)
                 self.results.settings["arrivals"] = f"{self.rate} requests/s, what one by one served in its first run"
             if poisson and self.rate:
-                arriving = workload.poisson(self.requests, rate=self.rate, seed=self.given.seed)
-                self.measured("poisson", order.name, [replace(r, id=f"{r.id} later") for r in arriving], contender)
+                self.measured("poisson", order.name, workload.poisson(self.work.later, rate=self.rate, seed=self.given.seed), contender)
 
     def measured(self, mode: str, name: str, requests: Sequence[Request], contender: Contender) -> Run:
         """One run, noted."""
@@ -110,17 +133,15 @@ def main() -> None:
     given = arguments()
     given.work, given.out = given.work.absolute(), given.out.absolute()
     began = time.monotonic()
-    forms = checkpoint.prepared(given.work, folder=given.checkpoint)
+    forms = checkpoint.prepared(given.work, folder=given.checkpoint, threads=given.threads)
     tokenizer = _tokenizer(forms.published)
-    requests = workload.requests_of(workload.prompts_of(given.prompts), tokenizer, cap=given.cap, longest=given.longest, wanted=given.requests)
-    if not requests:
-        raise SystemExit(f"no prompt of {given.prompts} fits {given.longest} tokens; raise --longest.")
-    longest = max(len(r.ids) + r.max_new for r in requests)
+    work = Work.of(given, tokenizer)
+    longest = max(len(r.ids) + r.max_new for r in (*work.at_once, *work.later))
     queue_flags = [(name, flags) for name, _, flags in (q.partition("=") for q in given.queue or ["torch="])]
     chosen = field(forms, given.work, slots=given.slots, longest=-(-longest // 64) * 64, vllm=given.vllm, queue_flags=queue_flags,
                    only=given.only, skip=given.skip)
-    results = Results(machine.described(), _settings(given, requests), {}, dict(chosen.missing))
-    bench = Bench(results, requests=requests, ends=forms.ends, decode=lambda ids: tokenizer.decode(list(ids), skip_special_tokens=True), given=given)
+    results = Results(machine.described(), _settings(given, work.at_once), {}, dict(chosen.missing))
+    bench = Bench(results, work=work, ends=forms.ends, decode=lambda ids: tokenizer.decode(list(ids), skip_special_tokens=True), given=given)
     for number in range(given.rounds):
         print(f"round {number + 1} of {given.rounds}, after {time.monotonic() - began:.0f} s", flush=True)
         bench.round(number, chosen.orders)

