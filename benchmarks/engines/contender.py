@@ -53,7 +53,7 @@ class Watched:
 class Contender:
     """Use as a context manager: it is ready inside."""
 
-    def __init__(self, order: Order, *, threads: int, log: Path, start_within_s: float = 600.0) -> None:
+    def __init__(self, order: Order, *, threads: int, log: Path, start_within_s: float = 1200.0) -> None:
         self.order, self.log, self.start_within_s = order, log, start_within_s
         log.parent.mkdir(parents=True, exist_ok=True)
         self._log_file = log.open("ab")

@@ -53,13 +53,15 @@ def field(
             missing[f"llama.cpp {precision}"] = "there is no GGUF of this checkpoint" if precision not in forms.gguf else "xllamacpp is not installed"
     why = _no_vllm(vllm)
     if vllm and not why:
-        orders.append(Order("vLLM", _HERE + "vllm", told, python=vllm))
+        # its own PYTHONPATH: ours may name packages its environment has in other versions
+        orders.append(Order("vLLM", _HERE + "vllm", told, python=vllm, environ={"PYTHONPATH": "", "VLLM_CACHE_ROOT": str(work / "vllm")}))
     else:
         missing["vLLM"] = why or "no --vllm was given"
     orders.append(ours)
     for mode in ("exact", "fast"):
         if mode in forms.openvino:
-            orders.append(Order(f"ours, openvino {mode}", _HERE + "ours", ("--folder", str(forms.openvino[mode]), *sizes, "--engine", "openvino", "--mode", mode)))
+            form = ("--folder", str(forms.openvino[mode]), *sizes, "--engine", "openvino", "--mode", mode)
+            orders.append(Order(f"ours, openvino {mode}", _HERE + "ours", form))
         else:
             missing[f"ours, openvino {mode}"] = forms.refused.get(mode, "there is no such form")
     for n, (called, flags) in enumerate(queue_flags):
