@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,8 +48,7 @@ def prepared(work: Path, *, folder: Path | None = None, threads: int = 1, say: S
     work.mkdir(parents=True, exist_ok=True)
     if folder is not None:
         copy = endless(folder, work / "endless-other")
-        shutil.rmtree(work / "openvino-other", ignore_errors=True)
-        return Forms(folder, copy, {}, *exported(copy, work / "openvino-other", threads=threads, say=say))
+        return Forms(folder, copy, {}, *exported(copy, work / "cache", threads=threads, say=say))
     published, whole = work / MODEL, work / "package" / "whole.gguf"
     if not (work / "converted").exists():
         _convert(published, work, say)
@@ -63,7 +60,7 @@ def prepared(work: Path, *, folder: Path | None = None, threads: int = 1, say: S
             say(f"writing {gguf[name].name}")
             write_gguf(whole, gguf[name], name)
     copy = endless(published, work / "endless")
-    return Forms(published, copy, gguf, *exported(copy, work / "openvino", threads=threads, say=say))
+    return Forms(published, copy, gguf, *exported(copy, work / "cache", threads=threads, say=say))
 
 
 def _convert(folder: Path, work: Path, say: Say) -> None:
@@ -97,22 +94,23 @@ def endless(folder: Path, copy: Path) -> Path:
     return copy
 
 
-def exported(folder: Path, out: Path, *, threads: int, say: Say) -> tuple[dict[str, Path], dict[str, str]]:
-    """``folder`` exported for OpenVINO in both modes, once; and why a mode is not there."""
-    modes = ("exact", "fast")
-    report = out / "report.txt"
-    if not report.exists():
-        shutil.rmtree(out, ignore_errors=True)
-        out.mkdir(parents=True)
-        say("exporting it for OpenVINO, once (a minute)")
-        command = [sys.executable, "-m", "symposia_worker.families.export", str(folder), str(out), "--threads", str(threads)]
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", check=False)
-        said = (done.stdout if done.returncode in (0, 2) else done.stderr).strip().splitlines()
-        if done.returncode != 0:
-            return {}, dict.fromkeys(modes, said[-1][:300] if said else f"the exporter ended with {done.returncode}")
-        report.write_text(said[-1])
-    found = {mode: out / mode for mode in modes if (out / mode / "config.json").exists()}
-    return found, {mode: report.read_text()[:300] for mode in modes if mode not in found}
+def exported(folder: Path, cache: Path, *, threads: int, say: Say) -> tuple[dict[str, Path], dict[str, str]]:
+    """``folder`` exported for OpenVINO in both modes, once, in a cache that stacks share; and why a mode is not there."""
+    from symposia_shared.errors import SymposiaError
+
+    try:
+        from symposia_worker.models import forms
+    except ImportError as error:
+        return {}, dict.fromkeys(("exact", "fast"), f"forms cannot be made here: {error}")
+    found: dict[str, Path] = {}
+    refused: dict[str, str] = {}
+    say("exporting it for OpenVINO, once (a minute)")
+    for mode in forms.MODES:
+        try:
+            found[mode] = forms.local(folder, "bench", mode, cache=cache, threads=threads)
+        except SymposiaError as error:
+            refused[mode] = str(error)
+    return found, refused
 
 
 def write_gguf(source: Path, target: Path, precision: str) -> None:

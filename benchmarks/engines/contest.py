@@ -64,8 +64,9 @@ def field(
             orders.append(Order(f"ours, openvino {mode}", _HERE + "ours", form))
         else:
             missing[f"ours, openvino {mode}"] = forms.refused.get(mode, "there is no such form")
-    for n, (called, flags) in enumerate(queue_flags):
-        orders.append(Order(f"the queue, {called}", _HERE + "queued", (*told, "--stack", str(work / f"stack-{n}"), f"--flags={flags}")))
+    for called, flags in queue_flags:
+        stack = work / f"stack-{called.replace(' ', '-')}"
+        orders.append(Order(f"the queue, {called}", _HERE + "queued", (*told, "--stack", str(stack), f"--flags={flags}")))
     kept = [o for o in orders if (not only or any(part in o.name for part in only)) and not any(part in o.name for part in skip)]
     return Field(tuple(kept), missing)
 

@@ -85,7 +85,8 @@ class Queued:
         self._symposia("down", check=False)
 
     def _symposia(self, *args: str, check: bool = True) -> subprocess.CompletedProcess[bytes]:
-        environ = {k: v for k, v in os.environ.items() if not k.startswith("SYMPOSIA_")}
+        # forms are exported once for the engines alone and for every stack
+        environ = {k: v for k, v in os.environ.items() if not k.startswith("SYMPOSIA_")} | {"SYMPOSIA_CACHE": str(self.stack.parent / "cache")}
         command = [sys.executable, "-m", "symposia", *args, "--dir", str(self.stack)]
         return subprocess.run(command, stdin=subprocess.DEVNULL, stdout=sys.stderr, stderr=sys.stderr, env=environ, check=check)
 
