@@ -43,6 +43,9 @@ def _bars(plt: Any, path: Path, title: str, figures: dict[str, Any], *, log: boo
     axes.set_title(title, fontsize=10)
     if log:
         axes.set_xscale("log")
+        axes.set_xlim(left=min(medians) / 2)
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter("")
     axes.margins(x=0.15)
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, metadata={"Date": None})

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from benchmarks.engines.figures import Run, Spread, percentile
 
@@ -42,10 +43,12 @@ class Results:
     def read(cls, path: Path) -> Results:
         """What ``write`` wrote."""
         raw = json.loads(path.read_text(encoding="utf-8"))
-        tuples = ("ttft_s", "latency_s", "faults")
-        runs = {mode: {name: [Run(**{k: tuple(v) if k in tuples else v for k, v in r.items()}) for r in found] for name, found in by.items()}
-                for mode, by in raw["runs"].items()}
+        runs = {mode: {name: [_run(r) for r in found] for name, found in by.items()} for mode, by in raw["runs"].items()}
         return cls(raw["machine"], raw["settings"], raw["facts"], raw["missing"], runs)
+
+
+def _run(raw: dict[str, Any]) -> Run:
+    return Run(**{k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()})
 
 
 def spread(runs: Sequence[Run], figure: Callable[[Run], float]) -> Spread:

@@ -42,8 +42,11 @@ class Ours:
             tell(answer)
             over.release()
 
-        asked = [self._ask(request, told) for request in arrivals]
-        for _ in asked:
+        asked = 0
+        for request in arrivals:
+            self._ask(request, told)
+            asked += 1
+        for _ in range(asked):
             over.acquire()
 
     def _ask(self, request: Request, tell: Tell) -> None:
