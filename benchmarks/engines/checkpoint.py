@@ -59,7 +59,9 @@ def prepared(work: Path, *, folder: Path | None = None, threads: int = 1, say: S
         if not gguf[name].exists():
             say(f"writing {gguf[name].name}")
             write_gguf(whole, gguf[name], name)
-    copy = endless(published, work / "endless")
+    copy = work / "endless"
+    if not copy.exists():  # made once, so that its revision in a store stays what it was
+        endless(published, work / "endless.part").rename(copy)
     return Forms(published, copy, gguf, *exported(copy, work / "cache", threads=threads, say=say))
 
 
