@@ -17,7 +17,7 @@ from typing import Any
 
 from benchmarks.engines import checkpoint, machine, report, workload
 from benchmarks.engines.contender import Contender, Failed, Order, Watched
-from benchmarks.engines.contest import field
+from benchmarks.engines.contest import field, usual_queues
 from benchmarks.engines.figures import Run, run_of, until_end
 from benchmarks.engines.report import BASE, Results
 from benchmarks.engines.wire import Request
@@ -46,7 +46,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--checkpoint", type=Path, help="a folder in transformers' form (default: SmolLM2-135M-Instruct from its package)")
     parser.add_argument("--vllm", metavar="PYTHON", help="the Python of an environment with vLLM's CPU build")
     parser.add_argument("--queue", action="append", metavar="NAME=FLAGS",
-                        help="measure a stack started with these flags of `symposia up`, compared with the contender 'ours, NAME'; may be repeated")
+                        help="measure a stack started with these flags of `symposia up`, compared with the contender 'ours, NAME'; "
+                        "may be repeated (default: one for each OpenVINO form)")
     parser.add_argument("--only", action="append", default=[], metavar="PART", help="contenders whose name holds this")
     parser.add_argument("--skip", action="append", default=[], metavar="PART")
     parser.add_argument("--work", type=Path, default=Path(".cache/bench"), help="where converted checkpoints and stacks are kept")
@@ -137,7 +138,7 @@ def main() -> None:
     tokenizer = _tokenizer(forms.published)
     work = Work.of(given, tokenizer)
     longest = max(len(r.ids) + r.max_new for r in (*work.at_once, *work.later))
-    queue_flags = [(name, flags) for name, _, flags in (q.partition("=") for q in given.queue or ["torch="])]
+    queue_flags = [(name, flags) for name, _, flags in (q.partition("=") for q in given.queue or ())] or usual_queues(forms)
     chosen = field(forms, given.work, slots=given.slots, longest=-(-longest // 64) * 64, vllm=given.vllm, queue_flags=queue_flags,
                    only=given.only, skip=given.skip)
     results = Results(machine.described(), _settings(given, work.at_once), {}, dict(chosen.missing))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -69,6 +70,15 @@ def field(
         orders.append(Order(f"the queue, {called}", _HERE + "queued", (*told, "--stack", str(stack), f"--flags={flags}")))
     kept = [o for o in orders if (not only or any(part in o.name for part in only)) and not any(part in o.name for part in skip)]
     return Field(tuple(kept), missing)
+
+
+def usual_queues(forms: Forms) -> list[tuple[str, str]]:
+    """A stack for each OpenVINO form, or one on torch where there is none."""
+    from symposia_worker.commands import up
+
+    if "engine" not in inspect.signature(up.command).parameters:
+        return [("torch", "")]
+    return [(f"openvino {mode}", f"--engine openvino --mode {mode}") for mode in forms.openvino] or [("torch", "--engine torch")]
 
 
 def _no_vllm(python: str | None) -> str | None:
