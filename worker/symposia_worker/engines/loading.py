@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,7 @@ class Model:
     bytes: int
     parameters: int
     #: how an encoder's states become a vector
-    pooling: Pooling = Pooling()
+    pooling: Pooling = field(default_factory=Pooling)
 
     @property
     def capabilities(self) -> tuple[str, ...]:
@@ -72,8 +72,8 @@ def load_model(checkpoint: str, folder: Path, *, dtype: Dtype, device: str, room
     return Model(
         checkpoint=checkpoint, model_type=config.model_type, kind=kind, network=network,
         renderer=Renderer(family, tokenizer, eos=sorted(eos), keeps_end=kind != "generate"),
-        context=min(context, pooling.longest or context), pooling=pooling, embeddings=network.get_input_embeddings().weight.shape[0], bytes=sum(storages.values()),
-        parameters=network.num_parameters(),
+        context=min(context, pooling.longest or context), embeddings=network.get_input_embeddings().weight.shape[0],
+        bytes=sum(storages.values()), parameters=network.num_parameters(), pooling=pooling,
     )
 
 
