@@ -69,6 +69,8 @@ def _waiting_for(ledger: Ledger, entry: LedgerJob) -> tuple[str, ...]:
         label = f"turn {i} ({turn.queue.removeprefix('turns.')})"
         if turn.state.startswith("l"):
             lines.append(f"{label}: running")
+        elif turn.state == "b":
+            lines.append(f"{label}: its next try; it failed for a cause that may pass")
         elif turn.state.startswith("q") and turn.queue not in served:
             lines.append(f"{label}: a pool that serves {turn.queue.removeprefix('turns.')}; none is up")
         elif turn.state.startswith("q"):

@@ -29,6 +29,7 @@ from symposia_shared.turns import Abstention, Completion, Reply, Timing, Turn
 from symposia_worker.checks import checked
 from symposia_worker.course import Course, told
 from symposia_worker.engines.protocol import Pulse
+from symposia_worker.retrying import put_off
 from symposia_worker.tickets import Suspects, Ticket, Tickets
 
 log = logging.getLogger(__name__)
@@ -163,7 +164,7 @@ class Pool:
         if claim.deaths >= MOST_DEATHS or claim.attempt > MOST_ATTEMPTS:
             message = f"tried {claim.attempt - 1} times, and {claim.deaths} engine processes died of it; it is not tried again"
             self._replies.put((ticket, Abstention(cause="poison", message=message), None))
-        elif claim.deaths < SUSPECT_DEATHS or self._suspects.admit(ticket):
+        elif (claim.deaths < SUSPECT_DEATHS and not claim.alone) or self._suspects.admit(ticket):
             self._launch(ticket)
 
     def _launch(self, ticket: Ticket) -> None:
@@ -238,6 +239,7 @@ class Pool:
                 self._papers.submit(self._keep_long, ticket, reply, text)
             elif not ticket.over.is_set():
                 rows.append((ticket, reply, text))
+        rows = self._patiently(lambda: put_off(self.ledger, rows, self._end))
         if not rows:
             return
         answers = self._patiently(lambda: self.ledger.record([(t.claim, text, r.spoke, t.attended) for t, r, text in rows]))

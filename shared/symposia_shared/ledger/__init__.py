@@ -5,9 +5,11 @@ Keys, each under the deployment's prefix:
     job:ID       hash  one job: st state, k kind, sp job JSON (or @key in S3), cur current round, at submitted, dl deadline (ms), and
                        per round r    n turns, d deadline, q quorum, sf settle-from, in replies, sp voices, g digest, h chord, b chord's
                                       body came early, c why closed, ca when, k counted
-                       per turn r:i   t state, qn queue, p payload, v reply, a attempts, e engine deaths, cl claimed at
+                       per turn r:i   t state, qn queue, p payload, v reply, a attempts, e engine deaths, cl claimed at, y retries by cause,
+                                      al to be run alone
     ready:QUEUE  zset  turns to be claimed, by the time they were queued      queues  set   the queues that have any
     leases       zset  turns held by a pool, by when the lease ends           deadlines zset open rounds, by their deadline
+    delayed      zset  turns to be tried again, by when
     follow       zset  rounds whose waiting turns are to be looked at
     advance      zset  jobs whose next round or result is due, by since when  jobs    zset  jobs in flight, by submission
     ended        zset  the last 10,000 ended jobs       endings hash their states      stats   hash  counters
@@ -31,6 +33,8 @@ import redis
 
 from symposia_shared.errors import BrokerUnavailable
 from symposia_shared.results import ClosedBy
+from symposia_shared.retries import RETRIES, Retry
+from symposia_shared.turns import Cause
 
 #: milliseconds a pool may hold a turn without a heartbeat
 LEASE_MS = 5_000
@@ -39,7 +43,7 @@ OVERDUE_MS = 2_000
 #: bytes up to which a job, payload or reply stands in Redis itself; longer ones lie in S3
 INLINE_BYTES = 512
 
-SCRIPTS = ("submit", "open", "claim", "renew", "record", "close", "hand_back", "sweep", "cancel", "forget", "place", "release")
+SCRIPTS = ("submit", "open", "claim", "renew", "record", "close", "hand_back", "sweep", "cancel", "forget", "place", "release", "postpone")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,13 +92,15 @@ class Claim:
     spec: str
     payload: str
     queue: str
+    #: it failed for want of memory: it runs beside no other suspect
+    alone: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
     """What a claim brought: ``named`` tells what became of the turn the doorbell named."""
 
-    named: Literal["none", "ok", "gone", "closed", "recorded", "leased", "queued"]
+    named: Literal["none", "ok", "gone", "closed", "recorded", "leased", "queued", "later"]
     left: int
     claims: tuple[Claim, ...]
 
@@ -110,7 +116,7 @@ class Recorded:
 
 @dataclass(frozen=True, slots=True)
 class LedgerTurn:
-    """A turn as the ledger has it. ``state`` begins with w (follows others), q (queued), l (leased), d (recorded) or x (never will be)."""
+    """A turn as the ledger has it. ``state`` begins with w (follows others), q (queued), l (leased), d (recorded), b (to be tried again later) or x (never will be)."""
 
     state: str
     queue: str
@@ -187,9 +193,9 @@ class Ledger:
     def claim(self, *, most: int, pools: int, queues: Sequence[str], named: Seat | None = None, lease_ms: int = LEASE_MS) -> Claimed:
         """Lease up to ``most`` turns, the ``named`` one first."""
         answer = self.run("claim", uuid.uuid4().hex[:8], lease_ms, most, pools, named.key if named else "", *queues)
-        rows = [answer[k:k + 10] for k in range(2, len(answer), 10)]
+        rows = [answer[k:k + 11] for k in range(2, len(answer), 11)]
         claims = tuple(Claim(seat=Seat(r[0], int(r[1]), int(r[2])), fence=r[3], attempt=int(r[4]), deaths=int(r[5]), kind=r[6], spec=r[7],
-                             payload=r[8], queue=r[9])
+                             payload=r[8], queue=r[9], alone=r[10] == "1")
                        for r in rows)
         return Claimed(named=answer[0], left=int(answer[1]), claims=claims)
 
@@ -206,6 +212,13 @@ class Ledger:
                 self.run("record", seat.job_id, seat.round, seat.turn, claim.fence, reply, int(spoke), int(attended), pipe=pipe)
             answers = pipe.execute()
         return [Recorded(status=a[0], closed=a[1], ring=a[2]) for a in answers]
+
+    def postpone(self, claim: Claim, cause: Cause, retry: Retry, *, jitter: float) -> Literal["later", "over", "lost"]:
+        """Have a turn that failed tried again, as ``retries.delay_s`` says. ``over``: that was done often enough; ``lost``: it is no longer ours."""
+        seat = claim.seat
+        answer: Literal["later", "over", "lost"] = self.run("postpone", seat.job_id, seat.round, seat.turn, claim.fence, cause, retry.most,
+                                                            retry.first_s * 1000, retry.longest_s * 1000, jitter, int(retry.alone))
+        return answer
 
     def close(self, job_id: str, number: int, reason: ClosedBy, *, from_chord: bool = False) -> str:
         """End a round, once. ``won``, ``was``, ``notyet`` or ``gone``."""
@@ -344,7 +357,7 @@ class Ledger:
 #: what ``symposia stats`` always shows
 COUNTERS = (
     "jobs_submitted", "jobs_done", "jobs_failed", "jobs_cancelled", "calls_started", "calls_recorded", "calls_repeated",
-    "calls_handed_back", "in_flight_at_kills", "stale_replies", "late_replies", "forward_passes", "loads", "commit_conflicts",
+    "calls_handed_back", "calls_failed", *(f"retried_{cause}" for cause in RETRIES), "in_flight_at_kills", "stale_replies", "late_replies", "forward_passes", "loads", "commit_conflicts",
 )
 
 

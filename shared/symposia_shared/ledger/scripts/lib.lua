@@ -9,7 +9,7 @@ local function split(m) return string.match(m, '^(.-)|(%-?%d+)|?(%d*)$') end
 local function count(name, by) redis.call('HINCRBY', P .. 'stats', name, by or 1) end
 local function ready(queue) return P .. 'ready:' .. queue end
 
--- A turn's state: 'w' follows others that have not ended | 'q' queued | 'l:FENCE' leased | 'q:FENCE' queued again after its lease was lost | 'd:FENCE' recorded | 'x' never will be
+-- A turn's state: 'w' follows others that have not ended | 'q' queued | 'l:FENCE' leased | 'q:FENCE' queued again after its lease was lost | 'd:FENCE' recorded | 'x' never will be | 'b' backs off before it is tried again
 local function enqueue(job, r, i, queue, state)
   redis.call('HSET', J(job), 't:' .. r .. ':' .. i, state)
   redis.call('ZADD', ready(queue), now, M(job, r, i))
@@ -19,6 +19,16 @@ end
 local function dequeue(job, r, i, queue)
   if redis.call('ZREM', ready(queue), M(job, r, i)) == 1 and redis.call('EXISTS', ready(queue)) == 0 then
     redis.call('SREM', P .. 'queues', queue)
+  end
+end
+
+-- Turns that were to be tried again later are queued once their time has come.
+local function wake()
+  for _, m in ipairs(redis.call('ZRANGEBYSCORE', P .. 'delayed', '-inf', now, 'LIMIT', 0, 100)) do
+    local job, r, i = split(m)
+    redis.call('ZREM', P .. 'delayed', m)
+    local v = redis.call('HMGET', J(job), 't:' .. r .. ':' .. i, 'qn:' .. r .. ':' .. i)
+    if v[1] == 'b' then enqueue(job, r, i, v[2], 'q') end
   end
 end
 
@@ -37,7 +47,8 @@ local function close(job, r, reason)
     if string.sub(t[1], 1, 1) == 'd' then
       counted[#counted + 1] = i
     else
-      if string.sub(t[1], 1, 1) == 'q' or t[1] == 'w' then redis.call('HSET', j, 't:' .. r .. ':' .. i, 'x') end
+      if t[1] == 'b' then redis.call('ZREM', P .. 'delayed', M(job, r, i)) end
+      if string.sub(t[1], 1, 1) == 'q' or t[1] == 'w' or t[1] == 'b' then redis.call('HSET', j, 't:' .. r .. ':' .. i, 'x') end
       dequeue(job, r, i, t[2])
       redis.call('ZREM', P .. 'leases', M(job, r, i))
     end
