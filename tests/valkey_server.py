@@ -29,7 +29,8 @@ def running_valkey(folder: Path, *flags: str) -> Iterator[str]:
     try:
         until = time.monotonic() + 20
         while not socket.exists():
-            assert server.poll() is None and time.monotonic() < until, (folder / "valkey.log").read_text()
+            assert server.poll() is None, (folder / "valkey.log").read_text()
+            assert time.monotonic() < until, "Valkey does not answer"
             time.sleep(0.02)
         yield f"redis+socket://{socket}"
     finally:

@@ -6,6 +6,7 @@ import asyncio
 import secrets
 import uuid
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -16,7 +17,7 @@ from symposia.watcher import Watcher
 from symposia_shared.archive import Archive, checked_id
 from symposia_shared.broker import CHECKS, Doorbell, celery_app
 from symposia_shared.catalogue import countable_bytes
-from symposia_shared.errors import BadInput, NotPlaced, PromptTooLong, SymposiaError, UnknownJob, UnknownModel
+from symposia_shared.errors import BadInput, Busy, NotPlaced, PromptTooLong, SymposiaError, UnknownJob, UnknownModel
 from symposia_shared.jobs import Collaboration, Inference, Job, Member
 from symposia_shared.ledger import Ledger, NewJob, Seat
 from symposia_shared.prompts import Message, Sampling
@@ -80,13 +81,22 @@ class Client:
                 if job_ids is not None and self.archive.result(job_id) is not None:
                     raise self._taken(job_id)
             records = [self._record(job_id, job) for job_id, job in chunk]
-            answers = self.ledger.submit(records)
-            self._ring(records, answers)
-            for record, answer in zip(records, answers, strict=True):
-                if not answer.startswith("ok "):
-                    raise self._refused(record, answer)
-                handles.append(Handle(self, record.job_id))
+            handles += self.submit_records(records)
         return handles
+
+    def submit_records(self, records: Sequence[NewJob]) -> list[Handle]:
+        """Record what was made ready, and ring. Raises what ``submit_many`` raises."""
+        _ = self.bell
+        answers = self.ledger.submit(records, limits=self.settings.limits)
+        self._ring(records, answers)
+        for record, answer in zip(records, answers, strict=True):
+            if not answer.startswith(("ok ", "later ")):
+                raise self._refused(record, answer)
+        return [Handle(self, record.job_id) for record in records]
+
+    def record_of(self, job_id: str, job: Job, **more: Any) -> NewJob:
+        """What the ledger is to record of a job: checked, its draws fixed, its JSON in S3 where it is long. Raises BadInput or StoreUnavailable."""
+        return replace(self._record(job_id, job), **more)
 
     def ask(self, prompt: str, *, model: str, system: str | None = None, timeout: float | None = None, sampling: Sampling | None = None) -> str:
         """One prompt to one model; waits, and returns what it said. Raises what ``submit`` and ``Handle.result`` raise."""
@@ -160,6 +170,10 @@ class Client:
 
     def _refused(self, record: NewJob, answer: str) -> SymposiaError:
         word, _, rest = answer.partition(" ")
+        if word == "busy":
+            return busy(rest)
+        if word == "draining":
+            return Busy(f"{rest} takes no new jobs: its queue is being drained. Submit once it is resumed (`symposia resume {rest}`).", retry_after_s=60.0)
         if word == "unplaced":
             return self._unplaced(rest)
         if word == "toolong":
@@ -226,6 +240,14 @@ class AsyncClient:
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         await self.close()
+
+
+def busy(told: str) -> Busy:
+    """The ledger's ``SECONDS queue|jobs|memory COUNT QUEUE`` as an error."""
+    seconds, what, count, queue = told.split(" ", 3)
+    full = {"queue": f"{int(count):,} turns wait on {queue}, which is its limit", "jobs": f"{int(count):,} jobs are in flight, which is the limit",
+            "memory": f"Redis holds {int(count) / 2**20:,.0f} MiB, more than the share of its maxmemory that jobs may fill"}[what]
+    return Busy(f"{full}. Try again in about {seconds} s, or raise the limit (SYMPOSIA_LIMITS__QUEUE, __JOBS, __MEMORY).", retry_after_s=float(seconds))
 
 
 def question(prompt: str, *, model: str, system: str | None = None, sampling: Sampling | None = None) -> Inference:

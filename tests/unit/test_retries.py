@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from ledgers import Asked, claim_one, one_job, round_of
-from valkey_server import emptied, running_valkey
 
+from ledgers import Asked, claim_one, one_job, round_of
 from symposia_shared.ledger import Ledger, Seat
 from symposia_shared.results import Fault, RoundRecord, TurnRecord
 from symposia_shared.retries import RETRIES, Retry, cut_at, delay_s, letter_reason, retry_for
 from symposia_shared.turns import Abstention, Cause, Completion
+from valkey_server import emptied, running_valkey
 
 ONCE = Retry(first_s=0.05, longest_s=1.0, most=1)
 
@@ -93,7 +92,8 @@ def test_each_cause_has_tries_of_its_own(ledger: Ledger) -> None:
 
 def test_a_turn_that_lacked_memory_comes_back_marked_to_run_alone(ledger: Ledger) -> None:
     one_job(ledger, "a")
-    assert not (first := claim_one(ledger)).alone
+    first = claim_one(ledger)
+    assert not first.alone
     ledger.postpone(first, "out_of_memory", ONCE.model_copy(update={"alone": True}), jitter=0.0)
     assert claim_one(ledger, wait_s=2.0).alone
 

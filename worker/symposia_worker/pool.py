@@ -149,7 +149,7 @@ class Pool:
             return "queued"
         tickets: list[Ticket] = []
         try:
-            claimed = self.ledger.claim(most=most, pools=self._peers, queues=self.placement.queues, named=named)
+            claimed = self.ledger.claim(most=most, pools=self._peers, queues=self.placement.queues, named=named, pool=self.name)
             now = time.time()
             tickets = [Ticket(claim=c, claimed_at=now, attended=named is not None and c.seat == named) for c in claimed.claims]
         finally:

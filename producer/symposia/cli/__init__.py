@@ -10,7 +10,7 @@ from importlib.util import find_spec
 
 import typer
 
-from symposia.cli import doctor, info, jobs, patterns, rehearse, replay, vote
+from symposia.cli import dead, doctor, info, jobs, patterns, rehearse, replay, vote
 from symposia.cli.options import AsJson, Folder
 from symposia_shared.errors import SymposiaError
 
@@ -24,6 +24,7 @@ def build() -> typer.Typer:
     app = typer.Typer(name="symposia", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich",
                       help="Many open-weight language models, one queue, one answer.")
     jobs.register(app)
+    dead.register(app)
     patterns.register(app)
     rehearse.register(app)
     replay.register(app)

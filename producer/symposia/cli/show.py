@@ -77,15 +77,15 @@ def _turn(item: TurnRecord) -> Panel:
     if reply.kind == "completion":
         seconds = max(0.0, (reply.timing.last_token_at or 0.0) - reply.timing.claimed_at)
         note = f"{reply.usage.completion_tokens} tokens, {seconds:.1f} s, {reply.finish_reason}"
-        return Panel(Text(_plain(reply.text)), title=Text(item.turn.member), subtitle=note, title_align="left", subtitle_align="right", border_style="cyan")
-    return Panel(Text(_plain(reply.message), style="dim"), title=Text(f"{item.turn.member}: abstained ({reply.cause})"), title_align="left",
+        return Panel(Text(plain(reply.text)), title=Text(item.turn.member), subtitle=note, title_align="left", subtitle_align="right", border_style="cyan")
+    return Panel(Text(plain(reply.message), style="dim"), title=Text(f"{item.turn.member}: abstained ({reply.cause})"), title_align="left",
                  border_style="yellow")
 
 
 def _verdict(found: Result) -> Panel:
     verdict = found.verdict
     assert verdict is not None  # noqa: S101 - the caller has looked
-    body = Text(_plain(verdict.answer) if verdict.answer is not None else "no consensus")
+    body = Text(plain(verdict.answer) if verdict.answer is not None else "no consensus")
     note = ""
     if verdict.agreement is not None:
         note = f"{verdict.rule}: {verdict.agreement:.0%} of {verdict.n} votes" + ("" if verdict.agreed else ", not agreed")
@@ -93,7 +93,7 @@ def _verdict(found: Result) -> Panel:
     return Panel(body, title="verdict", subtitle=note, title_align="left", subtitle_align="right", border_style="green")
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """``text`` without control characters: a model's words must not drive a terminal."""
     return "".join(c if c in "\n\t" or c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 

@@ -1,6 +1,7 @@
 -- A turn failed for a cause that another try may mend: it is queued again later. ARGV: job, round, turn, fence, cause, most tries,
 -- ms before the first, ms at most, jitter 0..1, '1' if it is to run beside no other suspect.
 -- Answers 'later', 'over' (tried often enough, or no time is left before the deadline) or 'lost' (it is no longer the caller's).
+frees()
 local job, r, i, fence, cause = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local j, at = J(job), r .. ':' .. i
 local v = redis.call('HMGET', j, 't:' .. at, 'c:' .. r, 'd:' .. r, 'y:' .. at, 'qn:' .. at)
