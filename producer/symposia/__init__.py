@@ -11,6 +11,7 @@ from symposia.handle import AsyncHandle, Handle
 from symposia_shared.errors import (
     BadInput,
     BrokerUnavailable,
+    Busy,
     JobCancelled,
     JobFailed,
     NoQuorum,
@@ -41,7 +42,7 @@ from symposia_shared.turns import Abstention, Completion, Turn
 from symposia_shared.verdicts import Verdict
 
 __all__ = [
-    "Abstention", "Adversarial", "AsyncClient", "AsyncHandle", "BadInput", "BrokerUnavailable", "Client", "Collaboration", "Completion",
+    "Abstention", "Adversarial", "AsyncClient", "AsyncHandle", "BadInput", "BrokerUnavailable", "Busy", "Client", "Collaboration", "Completion",
     "ConsensusBuilding", "Debate", "Ensemble", "Handle", "Hierarchical", "Inference", "IterativeRefinement", "Job", "JobCancelled",
     "JobFailed", "Member", "Message", "NoQuorum", "NotPlaced", "NotYet", "Pipeline", "PromptTooLong", "Result", "Sampling",
     "SpecialistTeam", "Status", "StoreUnavailable", "SymposiaError", "Turn", "Unavailable", "UnknownJob", "UnknownModel", "Verdict",

@@ -20,6 +20,7 @@ from symposia_shared.catalogue import countable_bytes
 from symposia_shared.errors import BadInput, Busy, NotPlaced, PromptTooLong, SymposiaError, UnknownJob, UnknownModel
 from symposia_shared.jobs import Collaboration, Inference, Job, Member
 from symposia_shared.ledger import Ledger, NewJob, Seat
+from symposia_shared.ledger.control import Control
 from symposia_shared.prompts import Message, Sampling
 from symposia_shared.results import Result
 from symposia_shared.settings import Settings, load
@@ -29,6 +30,10 @@ from symposia_shared.store import Store
 SUBMIT_BATCH = 250
 #: of jobs submitted together, every so many share a doorbell: one bell claims as many turns (``pool.BELL_CLAIMS``)
 PER_BELL = 8
+
+
+#: of jobs cancelled together, so many are rung for; the sweeper finds the others within seconds
+RUNG = 100
 
 
 class Client:
@@ -115,6 +120,13 @@ class Client:
             self.bell.advance(job_id, kind="cancelled")
         return answer == "won"
 
+    def cancel_many(self, job_ids: Sequence[str]) -> list[str]:
+        """Ask for jobs' ends; returns those that had not ended and were not asked before."""
+        won = Control(self.ledger).cancel([checked_id(j) for j in job_ids])
+        for job_id in won[:RUNG]:
+            self.bell.advance(job_id, kind="cancelled")
+        return won
+
     def stats(self) -> dict[str, int]:
         """The deployment's counters."""
         return self.ledger.stats()
@@ -139,7 +151,8 @@ class Client:
         self._check_roles(job)
         job = self._sized(job)
         spec = self.archive.spec(job_id, job.to_json())
-        return NewJob(job_id=job_id, kind=job.name, spec=spec, deadline_ms=int(job.deadline_s * 1000), prompt_bytes=_prompt_bytes(job), models=job.models)
+        return NewJob(job_id=job_id, kind=job.name, spec=spec, deadline_ms=int(job.deadline_s * 1000), prompt_bytes=_prompt_bytes(job), models=job.models,
+                      priority="" if job.priority == "normal" else job.priority, tags=job.tags)
 
     def _sized(self, job: Job) -> Job:
         """The job with its members' sizes, where a weighted vote has nothing else to count by."""

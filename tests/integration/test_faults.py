@@ -60,6 +60,17 @@ def test_a_killed_pool_loses_nothing_and_repeats_only_what_was_in_flight(own_sta
     assert own_stack.client.handle(done.job_id).result(5).answer == "before"
 
 
+def test_a_pool_that_is_told_to_stop_hands_back_what_it_cannot_end(own_stack: Stack) -> None:
+    handle = own_stack.client.submit(slow_ensemble(12000))
+    wait_for(lambda: handle.status().state == "running")
+    old = own_stack.kill("pool", signal.SIGTERM)
+    found = handle.wait(90)
+    whole(own_stack, found)
+    stats = own_stack.since()
+    assert (stats["calls_handed_back"], stats["in_flight_at_kills"], stats["calls_repeated"]) == (3, 0, 0)
+    assert own_stack.pid("pool") != old
+
+
 def test_a_killed_engine_process_is_replaced_and_its_turns_run_again(own_stack: Stack) -> None:
     handle = own_stack.client.submit(slow_ensemble(4000))
     wait_for(lambda: handle.status().state == "running")

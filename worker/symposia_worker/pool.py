@@ -428,8 +428,6 @@ class Pool:
         while len(self.tickets) and time.monotonic() < until:
             time.sleep(0.05)
         rest = self.tickets.all()
-        for ticket in rest:
-            self.engine.cancel(ticket.id)
         try:
             if rest:
                 self.ledger.hand_back([(t.claim.seat, t.claim.fence) for t in rest], killed=False)
@@ -438,6 +436,7 @@ class Pool:
             log.warning("could not take leave: %s; the leases end by themselves", error)
         for ticket in rest:
             self._end(ticket, "handed back", final=False)
+            self.engine.cancel(ticket.id)  # not before: the abstention would be recorded as the turn's reply
         self._papers.shutdown(wait=True)
         self._stopped.set()
         self.engine.stop()

@@ -1,4 +1,4 @@
-"""``ask``, ``run``, ``status``, ``result``, ``jobs``, ``cancel`` and ``stats``."""
+"""``ask``, ``run``, ``status``, ``result``, ``jobs`` and ``stats``."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ EXIT = {"done": 0, "failed": JobFailed.exit_code, "cancelled": JobCancelled.exit
 
 def register(app: typer.Typer) -> None:
     """Add these commands."""
-    for command, panel in ((ask, "Jobs"), (run, "Jobs"), (status, "Jobs"), (result, "Jobs"), (cancel, "Jobs"), (stats, "Stack")):
+    for command, panel in ((ask, "Jobs"), (run, "Jobs"), (status, "Jobs"), (result, "Jobs"), (stats, "Stack")):
         app.command(rich_help_panel=panel)(command)
     app.command("jobs", rich_help_panel="Jobs")(list_jobs)
 
@@ -127,16 +127,6 @@ def list_jobs(
         return
     show.table(["job", "state", "kind", "since"],
                [[r["job_id"], r["state"], r["kind"] or "", time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(r["at"]))] for r in rows])
-
-
-def cancel(job_id: str, json: AsJson = False, dir: Folder = None) -> None:
-    """End a job; what runs is stopped at its next token."""
-    with Client(dir) as client:
-        asked = client.cancel(job_id)
-    if json:
-        show.facts({"job_id": job_id, "cancelled": asked})
-    else:
-        print(f"{job_id} is being cancelled" if asked else f"{job_id} had ended already")
 
 
 def stats(json: AsJson = False, dir: Folder = None) -> None:
