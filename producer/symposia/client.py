@@ -7,6 +7,7 @@ import secrets
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -23,6 +24,7 @@ from symposia_shared.ledger import Ledger, NewJob, Seat
 from symposia_shared.ledger.control import Control
 from symposia_shared.prompts import Message, Sampling
 from symposia_shared.results import Result
+from symposia_shared.schedules import Schedule, Schedules
 from symposia_shared.settings import Settings, load
 from symposia_shared.store import Store
 
@@ -65,11 +67,14 @@ class Client:
         """What wakes pools and coordinators."""
         return Doorbell(celery_app(self.settings, role="producer"))
 
-    def submit(self, job: Job, *, job_id: str | None = None) -> Handle:
+    def submit(self, job: Job, *, job_id: str | None = None, at: datetime | None = None, delay_s: float = 0.0) -> Handle:
         """Record a job and return its handle once the record is on Redis' disk.
 
-        Raises UnknownModel, NotPlaced, PromptTooLong (nothing was recorded then), BrokerUnavailable or StoreUnavailable.
+        ``at`` (with a time zone) or ``delay_s`` have it begin later; it then waits in Redis, and its deadline counts from when it
+        is opened. Raises UnknownModel, NotPlaced, PromptTooLong (nothing was recorded then), BrokerUnavailable or StoreUnavailable.
         """
+        if at is not None or delay_s > 0:
+            return self._submit_later(job, job_id or uuid.uuid4().hex, at, delay_s)
         return self.submit_many([job], job_ids=None if job_id is None else [job_id])[0]
 
     def submit_many(self, jobs: Sequence[Job], *, job_ids: Sequence[str] | None = None) -> list[Handle]:
@@ -88,6 +93,26 @@ class Client:
             records = [self._record(job_id, job) for job_id, job in chunk]
             handles += self.submit_records(records)
         return handles
+
+    def _submit_later(self, job: Job, job_id: str, at: datetime | None, delay_s: float) -> Handle:
+        if at is not None and (at.tzinfo is None or delay_s > 0):
+            raise BadInput(f"at is {at!s}" + ("" if at.tzinfo is None else f" and delay_s {delay_s:g}") + ".", field="at", value=at,
+                           remedy="Give a time with its zone (datetime.now(UTC) + ...), or delay_s, and one of them.")
+        due_s = at.timestamp() if at is not None else self.ledger.now_s() + delay_s
+        if self.archive.result(checked_id(job_id)) is not None:
+            raise self._taken(job_id)
+        return self.submit_records([self.record_of(job_id, job, due_ms=int(due_s * 1000))])[0]
+
+    def schedule(self, schedule_id: str, job: Job, *, cron: str | None = None, every_s: int | None = None) -> int:
+        """Have a job recur, by a cron expression in UTC or every so many seconds; returns when it is first due, in epoch's seconds.
+
+        A schedule of this id is replaced. Raises BadInput and what ``submit`` raises.
+        """
+        record = self.record_of(checked_id(f"schedule-{schedule_id}"), job)
+        now = self.ledger.now_s()
+        recipe = {f: getattr(record, f) for f in ("kind", "spec", "deadline_ms", "prompt_bytes", "models", "priority", "tags")}
+        raw = {"id": schedule_id, "cron": cron, "every_s": every_s, "begins_s": int(now), "recipe": recipe}
+        return Schedules(self.ledger).add(Schedule.parse(raw), now_s=now)
 
     def submit_records(self, records: Sequence[NewJob]) -> list[Handle]:
         """Record what was made ready, and ring. Raises what ``submit_many`` raises."""
@@ -218,9 +243,9 @@ class AsyncClient:
     def __init__(self, dir: str | Path | None = None, *, settings: Settings | None = None) -> None:
         self._client = Client(dir, settings=settings)
 
-    async def submit(self, job: Job, *, job_id: str | None = None) -> AsyncHandle:
+    async def submit(self, job: Job, *, job_id: str | None = None, at: datetime | None = None, delay_s: float = 0.0) -> AsyncHandle:
         """Record a job; see ``Client.submit``."""
-        return AsyncHandle(await asyncio.to_thread(self._client.submit, job, job_id=job_id))
+        return AsyncHandle(await asyncio.to_thread(self._client.submit, job, job_id=job_id, at=at, delay_s=delay_s))
 
     async def submit_many(self, jobs: Sequence[Job], *, job_ids: Sequence[str] | None = None) -> list[AsyncHandle]:
         """Record many jobs; see ``Client.submit_many``."""

@@ -202,3 +202,45 @@ def test_a_doorbell_that_is_lost_doubled_or_garbage_does_no_harm(own_stack: Stac
     assert own_stack.client.ask("still there?", model="test/echo", timeout=60) == "still there?"
     assert own_stack.pid("pool") == pool
     assert own_stack.since()["calls_started"] == 2
+
+
+def test_jobs_due_later_and_what_recurs_survive_kills_and_run_once(own_stack: Stack, tmp_path: Path) -> None:
+    # Given a job due in five seconds and one that recurs every two
+    (tmp_path / "job.yaml").write_text("kind: inference\nmodel: test/echo\nprompt: later\n")
+    later = own_stack.json("run", str(tmp_path / "job.yaml"), "--in", "5s", "--no-wait")["job_id"]
+    own_stack.run("schedule", "add", "often", str(tmp_path / "job.yaml"), "--every", "2s")
+    assert "its time" in own_stack.client.handle(later).status().waiting_for[0]
+    # When the broker and the coordinator are killed before they are due
+    own_stack.kill("broker")
+    own_stack.kill("coordinator")
+    # Then the later one runs, and each occurrence is one job
+    assert own_stack.client.handle(later).result(60).answer == "later"
+
+    def occurred() -> list[str]:
+        return [job_id for job_id, *_ in own_stack.client.ledger.ended(1000) if job_id.startswith("often-")]
+
+    wait_for(lambda: len(occurred()) >= 3)
+    own_stack.run("schedule", "rm", "often")
+    assert len(set(occurred())) == len(occurred())
+    stats = own_stack.since()
+    assert stats["jobs_done"] == stats["jobs_submitted"] == 1 + len(occurred())
+    assert own_stack.json("schedule", "list") == {"schedules": [], "later": []}
+
+
+def test_a_coordinator_that_was_away_catches_up_with_passed_deadlines_and_times(own_stack: Stack) -> None:
+    # Given a coordinator that hangs, while a deadline passes, a later job falls due and a round is closed
+    coordinator = own_stack.pid("coordinator")
+    late = own_stack.client.submit(Ensemble(prompt="?", answer_kind="text", early_stop=False, deadline_s=3,
+                                            members=[Member(model="test/say:yes"), Member(model="test/slow:60000")]))
+    wait_for(lambda: late.status().state == "running")
+    os.kill(coordinator, signal.SIGSTOP)
+    due = own_stack.client.submit(Inference(model="test/echo", prompt="due"), delay_s=1)
+    closed = own_stack.client.submit(slow_ensemble(100))
+    time.sleep(5)
+    assert not due.status().ended
+    # When it comes back
+    os.kill(coordinator, signal.SIGCONT)
+    # Then all of it is caught up with
+    assert late.wait(30).rounds[0].closed_by == "deadline"
+    assert due.result(30).answer == "due"
+    whole(own_stack, closed.wait(30))

@@ -11,6 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 from symposia_shared.errors import Unavailable
 from symposia_shared.ledger import LEASE_MS, Ledger
+from symposia_shared.schedules import Schedules
+from symposia_shared.settings import LimitSettings
 from symposia_worker.course import Course
 
 log = logging.getLogger(__name__)
@@ -19,14 +21,17 @@ SWEEP_S = 0.5
 
 
 class Coordinator:
-    """Sweeps the ledger: lost leases, passed deadlines, rounds whose doorbell was lost.
+    """Sweeps the ledger: lost leases, passed deadlines, rounds whose doorbell was lost, jobs and schedules that are due.
 
     For one lease after its own start, after a restart of Redis and after it could not see Redis, it takes no lease for lost:
     the pools could not renew them either.
     """
 
-    def __init__(self, *, name: str, ledger: Ledger, course: Course, watch: bool = True) -> None:
+    def __init__(self, *, name: str, ledger: Ledger, course: Course, watch: bool = True,
+                 limits: LimitSettings = LimitSettings()) -> None:
         self.name, self.ledger, self.course, self.watch = name, ledger, course, watch
+        self.schedules, self.limits = Schedules(ledger), limits
+        self._refused = ""
         self._stop = threading.Event()
         self._ready_at: float | None = None
         self._run_id = ""
@@ -94,6 +99,7 @@ class Coordinator:
                     self._beat()
                 if self.watch:
                     self._sweep()
+                    self._occur()
             except Unavailable as error:
                 log.warning("sweep: %s", error)
                 self._wait_a_lease()
@@ -114,6 +120,16 @@ class Coordinator:
                     continue
                 self._busy.add(found)
             self._courses.submit(self._take_swept, found)
+
+    def _occur(self) -> None:
+        """Submit what recurs and is due."""
+        for job_id, answer in self.schedules.occur(self.course.archive, self.limits):
+            word = answer.partition(" ")[0]
+            if word == "ok":
+                log.info("schedule → %s", job_id)
+            elif word != "exists" and job_id != self._refused:
+                log.warning("schedule: %s is refused (%s) and tried again until its next time", job_id, answer)
+                self._refused = job_id
 
     def _take_swept(self, found: str) -> None:
         try:

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 
 import typer
 
-from symposia.cli import control, dead, doctor, info, jobs, patterns, rehearse, replay, vote
+from symposia.cli import control, dead, doctor, info, jobs, patterns, rehearse, replay, schedule, vote
 from symposia.cli.options import AsJson, Folder
 from symposia_shared.errors import SymposiaError
 
@@ -26,6 +26,7 @@ def build() -> typer.Typer:
     jobs.register(app)
     dead.register(app)
     control.register(app)
+    schedule.register(app)
     patterns.register(app)
     rehearse.register(app)
     replay.register(app)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,6 +18,7 @@ from symposia_shared.jobs import Job
 from symposia_shared.patterns import parse_job
 from symposia_shared.prompts import Sampling
 from symposia_shared.results import Result
+from symposia_shared.schedules import seconds_of
 
 EXIT = {"done": 0, "failed": JobFailed.exit_code, "cancelled": JobCancelled.exit_code}
 
@@ -34,9 +36,9 @@ def sampling_of(base: Sampling, temperature: float | None, max_tokens: int | Non
     return Sampling.parse({**base.model_dump(), **{k: v for k, v in given.items() if v is not None}})
 
 
-def finish(client: Client, job: Job, *, json: bool, no_wait: bool, timeout: float | None) -> None:
+def finish(client: Client, job: Job, *, json: bool, no_wait: bool, timeout: float | None, at: datetime | None = None, delay_s: float = 0.0) -> None:
     """Submit a job and show what became of it; exits with its code."""
-    handle = client.submit(job)
+    handle = client.submit(job, at=at, delay_s=delay_s)
     if no_wait:
         show.facts({"job_id": handle.job_id}) if json else print(handle.job_id)
         return
@@ -87,12 +89,26 @@ def read_job(path: Path) -> Job:
 
 def run(
     file: Annotated[Path, typer.Argument(help="A job as JSON or YAML.")],
+    at: Annotated[str | None, typer.Option(help="Begin at this time: 2026-12-01T04:00Z, or with another offset.")] = None,
+    later: Annotated[str | None, typer.Option("--in", help="Begin after so long: 90, 10m, 2h, 1d.")] = None,
     timeout: Timeout = None, no_wait: NoWait = False, json: AsJson = False, dir: Folder = None,
 ) -> None:
-    """Submit a job from a file."""
+    """Submit a job from a file, now or for later."""
     job = read_job(file)
+    when, delay_s = time_of(at) if at is not None else None, seconds_of(later) if later is not None else 0
     with Client(dir) as client:
-        finish(client, job, json=json, no_wait=no_wait, timeout=timeout)
+        finish(client, job, json=json, no_wait=no_wait, timeout=timeout, at=when, delay_s=delay_s)
+
+
+def time_of(text: str) -> datetime:
+    """An ISO time with its offset. Raises BadInput."""
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        found = None
+    if found is None or found.tzinfo is None:
+        raise BadInput(f"{text!r} is no time with an offset.", field="at", value=text, remedy="Write it as 2026-12-01T04:00Z or 2026-12-01T04:00+01:00.")
+    return found
 
 
 def status(job_id: str, json: AsJson = False, dir: Folder = None) -> None:
