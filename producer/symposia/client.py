@@ -98,6 +98,7 @@ class Client:
         if at is not None and (at.tzinfo is None or delay_s > 0):
             raise BadInput(f"at is {at!s}" + ("" if at.tzinfo is None else f" and delay_s {delay_s:g}") + ".", field="at", value=at,
                            remedy="Give a time with its zone (datetime.now(UTC) + ...), or delay_s, and one of them.")
+        _ = self.bell, self.archive.store.client  # what takes a while comes before the clock is read
         due_s = at.timestamp() if at is not None else self.ledger.now_s() + delay_s
         if self.archive.result(checked_id(job_id)) is not None:
             raise self._taken(job_id)

@@ -209,7 +209,7 @@ def test_jobs_due_later_and_what_recurs_survive_kills_and_run_once(own_stack: St
     (tmp_path / "job.yaml").write_text("kind: inference\nmodel: test/echo\nprompt: later\n")
     own_stack.run("schedule", "add", "often", str(tmp_path / "job.yaml"), "--every", "2s")
     later = own_stack.client.submit(Inference(model="test/echo", prompt="later"), delay_s=6)
-    assert "its time" in later.status().waiting_for[0]
+    assert "its time" in str(later.status())
     # When the broker and the coordinator are killed before it is due
     own_stack.kill("broker")
     own_stack.kill("coordinator")
@@ -245,3 +245,14 @@ def test_a_coordinator_that_was_away_catches_up_with_passed_deadlines_and_times(
     assert late.wait(30).rounds[0].closed_by == "deadline"
     assert due.result(30).answer == "due"
     whole(own_stack, closed.wait(30))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("role", ["pool", "coordinator"])
+def test_a_worker_that_hangs_is_replaced_and_its_turns_run_elsewhere(own_stack: Stack, role: str) -> None:
+    handle = own_stack.client.submit(slow_ensemble(4000))
+    wait_for(lambda: handle.status().state == "running")
+    hung = own_stack.kill(role, signal.SIGSTOP)
+    whole(own_stack, handle.wait(90))
+    assert wait_for(lambda: own_stack.pid(role) != hung)
+    assert own_stack.client.ask("still there?", model="test/echo", timeout=30) == "still there?"
