@@ -20,11 +20,24 @@ log = logging.getLogger(__name__)
 SWEEP_S = 0.5
 
 
+class Clocks:
+    """Tells whether Redis' clock has jumped: it is the wall's, and may be set, or the machine was asleep."""
+
+    def __init__(self) -> None:
+        self._ahead: float | None = None
+
+    def jumped(self, redis_s: float, monotonic_s: float) -> bool:
+        """Whether Redis' clock has gone more than a second further, or less far, than ours since the last look."""
+        ahead, before = redis_s - monotonic_s, self._ahead
+        self._ahead = ahead
+        return before is not None and abs(ahead - before) > 1.0
+
+
 class Coordinator:
     """Sweeps the ledger: lost leases, passed deadlines, rounds whose doorbell was lost, jobs and schedules that are due.
 
-    For one lease after its own start, after a restart of Redis and after it could not see Redis, it takes no lease for lost:
-    the pools could not renew them either.
+    For one lease after its own start, after a restart of Redis, after it could not see Redis and after Redis' clock has jumped, it
+    takes no lease for lost: the pools could not renew them either.
     """
 
     def __init__(self, *, name: str, ledger: Ledger, course: Course, watch: bool = True,
@@ -32,6 +45,7 @@ class Coordinator:
         self.name, self.ledger, self.course, self.watch = name, ledger, course, watch
         self.schedules, self.limits = Schedules(ledger), limits
         self._refused = ""
+        self._clocks = Clocks()
         self._stop = threading.Event()
         self._ready_at: float | None = None
         self._run_id = ""
@@ -114,6 +128,12 @@ class Coordinator:
             if self._run_id or uptime < LEASE_MS / 1000:
                 self._wait_a_lease()
             self._run_id = run_id
+        asked = time.monotonic()
+        redis_s = self.ledger.now_s()
+        # of a slow answer it is not known when it was true
+        if time.monotonic() - asked < 0.5 and self._clocks.jumped(redis_s, asked):
+            log.warning("the clock of Redis has jumped; no lease is taken for lost until the pools have renewed theirs")
+            self._wait_a_lease()
         for found in self.ledger.sweep(expire=time.monotonic() > self._blind_until):
             with self._mutex:
                 if found in self._busy:
