@@ -100,6 +100,14 @@ def test_a_turn_that_always_kills_its_engine_is_given_up(own_stack: Stack) -> No
     assert last.answer == "after"
 
 
+def test_a_prompt_that_always_kills_its_engine_ends_as_poison_among_the_dead_letters(own_stack: Stack) -> None:
+    found = own_stack.client.submit(Inference(model="test/failing:crash", prompt="?")).wait(120)
+    assert found.state == "failed"
+    assert own_stack.json("dead", "show", found.job_id)["reason"] == "poison"
+    assert own_stack.since()["in_flight_at_kills"] == 4
+    assert own_stack.client.ask("still there?", model="test/echo", timeout=60) == "still there?"
+
+
 def test_a_killed_coordinator_is_caught_up_with(own_stack: Stack) -> None:
     handle = own_stack.client.submit(slow_ensemble(1500))
     wait_for(lambda: handle.status().state == "running")
