@@ -11,6 +11,7 @@ from symposia.handle import AsyncHandle, Handle
 from symposia_shared.errors import (
     BadInput,
     BrokerUnavailable,
+    Busy,
     JobCancelled,
     JobFailed,
     NoQuorum,
@@ -41,7 +42,7 @@ from symposia_shared.turns import Abstention, Completion, Turn
 from symposia_shared.verdicts import Verdict
 
 __all__ = [
-    "Abstention", "Adversarial", "AsyncClient", "AsyncHandle", "BadInput", "BrokerUnavailable", "ChoiceForm", "Client", "Collaboration",
+    "Abstention", "Adversarial", "AsyncClient", "AsyncHandle", "BadInput", "BrokerUnavailable", "Busy", "ChoiceForm", "Client", "Collaboration",
     "Completion", "ConsensusBuilding", "Debate", "Embedding", "Ensemble", "Handle", "Hierarchical", "Inference", "IterativeRefinement",
     "Job", "JobCancelled", "JobFailed", "JsonForm", "Member", "Message", "NoQuorum", "NotPlaced", "NotYet", "Pipeline", "PromptTooLong",
     "RegexForm", "Result", "Sampling", "Score", "SpecialistTeam", "Status", "StoreUnavailable", "SymposiaError", "Turn", "Unavailable",

@@ -6,10 +6,12 @@ import asyncio
 import secrets
 import uuid
 from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from symposia.admission import check_roles, needs, prompt_bytes, sized, unable
 from symposia.asking import embeddings, question, score_of, scoring, vectors_of
@@ -17,11 +19,13 @@ from symposia.handle import AsyncHandle, Handle
 from symposia.watcher import Watcher
 from symposia_shared.archive import Archive, checked_id
 from symposia_shared.broker import CHECKS, Doorbell, celery_app
-from symposia_shared.errors import BadInput, NotPlaced, PromptTooLong, SymposiaError, UnknownJob, UnknownModel
+from symposia_shared.errors import BadInput, Busy, NotPlaced, PromptTooLong, SymposiaError, UnknownJob, UnknownModel
 from symposia_shared.jobs import SINGLE_KINDS, Job
 from symposia_shared.ledger import Ledger, NewJob, Seat
+from symposia_shared.ledger.control import Control
 from symposia_shared.prompts import Sampling
 from symposia_shared.results import Result, Score
+from symposia_shared.schedules import Schedule, Schedules
 from symposia_shared.settings import Settings, load
 from symposia_shared.store import Store
 
@@ -29,6 +33,10 @@ from symposia_shared.store import Store
 SUBMIT_BATCH = 250
 #: of jobs submitted together, every so many share a doorbell: one bell claims as many turns (``pool.BELL_CLAIMS``)
 PER_BELL = 8
+
+
+#: of jobs cancelled together, so many are rung for; the sweeper finds the others within seconds
+RUNG = 100
 
 
 class Client:
@@ -62,12 +70,15 @@ class Client:
         bell.connect()
         return bell
 
-    def submit(self, job: Job, *, job_id: str | None = None) -> Handle:
+    def submit(self, job: Job, *, job_id: str | None = None, at: datetime | None = None, delay_s: float = 0.0) -> Handle:
         """Record a job and return its handle once the record is on Redis' disk.
 
-        Raises UnknownModel, NotPlaced, PromptTooLong, or BadInput where the checkpoint cannot do what is asked: nothing was recorded then.
-        Raises BrokerUnavailable or StoreUnavailable.
+        ``at`` (with a time zone) or ``delay_s`` have it begin later; it then waits in Redis, and its deadline counts from when it
+        is opened. Raises UnknownModel, NotPlaced, PromptTooLong, Busy, or BadInput where the checkpoint cannot do what is asked: nothing was
+        recorded then. Raises BrokerUnavailable or StoreUnavailable.
         """
+        if at is not None or delay_s > 0:
+            return self._submit_later(job, job_id or uuid.uuid4().hex, at, delay_s)
         return self.submit_many([job], job_ids=None if job_id is None else [job_id])[0]
 
     def submit_many(self, jobs: Sequence[Job], *, job_ids: Sequence[str] | None = None) -> list[Handle]:
@@ -84,13 +95,43 @@ class Client:
                 if job_ids is not None and self.archive.result(job_id) is not None:
                     raise self._taken(job_id)
             records = [self._record(job_id, job) for job_id, job in chunk]
-            answers = self.ledger.submit(records)
-            self._ring(records, answers)
-            for record, answer in zip(records, answers, strict=True):
-                if not answer.startswith("ok "):
-                    raise self._refused(record, answer)
-                handles.append(Handle(self, record.job_id))
+            handles += self.submit_records(records)
         return handles
+
+    def _submit_later(self, job: Job, job_id: str, at: datetime | None, delay_s: float) -> Handle:
+        if at is not None and (at.tzinfo is None or delay_s > 0):
+            raise BadInput(f"at is {at!s}" + ("" if at.tzinfo is None else f" and delay_s {delay_s:g}") + ".", field="at", value=at,
+                           remedy="Give a time with its zone (datetime.now(UTC) + ...), or delay_s, and one of them.")
+        _ = self.bell, self.archive.store.client  # what takes a while comes before the clock is read
+        due_s = at.timestamp() if at is not None else self.ledger.now_s() + delay_s
+        if self.archive.result(checked_id(job_id)) is not None:
+            raise self._taken(job_id)
+        return self.submit_records([self.record_of(job_id, job, due_ms=int(due_s * 1000))])[0]
+
+    def schedule(self, schedule_id: str, job: Job, *, cron: str | None = None, every_s: int | None = None) -> int:
+        """Have a job recur, by a cron expression in UTC or every so many seconds; returns when it is first due, in epoch's seconds.
+
+        A schedule of this id is replaced. Raises BadInput and what ``submit`` raises.
+        """
+        record = self.record_of(checked_id(f"schedule-{schedule_id}"), job)
+        now = self.ledger.now_s()
+        recipe = {f: getattr(record, f) for f in ("kind", "spec", "deadline_ms", "prompt_bytes", "models", "priority", "tags")}
+        raw = {"id": schedule_id, "cron": cron, "every_s": every_s, "begins_s": int(now), "recipe": recipe}
+        return Schedules(self.ledger).add(Schedule.parse(raw), now_s=now)
+
+    def submit_records(self, records: Sequence[NewJob]) -> list[Handle]:
+        """Record what was made ready, and ring. Raises what ``submit_many`` raises."""
+        _ = self.bell
+        answers = self.ledger.submit(records, limits=self.settings.limits)
+        self._ring(records, answers)
+        for record, answer in zip(records, answers, strict=True):
+            if not answer.startswith(("ok ", "later ")):
+                raise self._refused(record, answer)
+        return [Handle(self, record.job_id) for record in records]
+
+    def record_of(self, job_id: str, job: Job, **more: Any) -> NewJob:
+        """What the ledger is to record of a job: checked, its draws fixed, its JSON in S3 where it is long. Raises BadInput or StoreUnavailable."""
+        return replace(self._record(job_id, job), **more)
 
     def ask(self, prompt: str, *, model: str, system: str | None = None, timeout: float | None = None, sampling: Sampling | None = None) -> str:
         """One prompt to one model; waits, and returns what it said. Raises what ``submit`` and ``Handle.result`` raise."""
@@ -118,6 +159,13 @@ class Client:
             self.bell.advance(job_id, kind="cancelled")
         return answer == "won"
 
+    def cancel_many(self, job_ids: Sequence[str]) -> list[str]:
+        """Ask for jobs' ends; returns those that had not ended and were not asked before."""
+        won = Control(self.ledger).cancel([checked_id(j) for j in job_ids])
+        for job_id in won[:RUNG]:
+            self.bell.advance(job_id, kind="cancelled")
+        return won
+
     def stats(self) -> dict[str, int]:
         """The deployment's counters."""
         return self.ledger.stats()
@@ -143,7 +191,7 @@ class Client:
         job = sized(job, self.ledger.placed)
         spec = self.archive.spec(job_id, job.to_json())
         return NewJob(job_id=job_id, kind=job.name, spec=spec, deadline_ms=int(job.deadline_s * 1000), prompt_bytes=prompt_bytes(job),
-                      models=job.models, needs=needs(job))
+                      models=job.models, needs=needs(job), priority="" if job.priority == "normal" else job.priority, tags=job.tags)
 
     def _ring(self, records: Sequence[NewJob], answers: Sequence[str]) -> None:
         taken = [(r, a.removeprefix("ok ")) for r, a in zip(records, answers, strict=True) if a.startswith("ok ")]
@@ -155,6 +203,10 @@ class Client:
 
     def _refused(self, record: NewJob, answer: str) -> SymposiaError:
         word, _, rest = answer.partition(" ")
+        if word == "busy":
+            return busy(rest)
+        if word == "draining":
+            return Busy(f"{rest} takes no new jobs: its queue is being drained. Submit once it is resumed (`symposia resume {rest}`).", retry_after_s=60.0)
         if word == "unplaced":
             return self._unplaced(rest)
         if word == "unable":
@@ -189,9 +241,9 @@ class AsyncClient:
     def __init__(self, dir: str | Path | None = None, *, settings: Settings | None = None) -> None:
         self._client = Client(dir, settings=settings)
 
-    async def submit(self, job: Job, *, job_id: str | None = None) -> AsyncHandle:
+    async def submit(self, job: Job, *, job_id: str | None = None, at: datetime | None = None, delay_s: float = 0.0) -> AsyncHandle:
         """Record a job; see ``Client.submit``."""
-        return AsyncHandle(await asyncio.to_thread(self._client.submit, job, job_id=job_id))
+        return AsyncHandle(await asyncio.to_thread(self._client.submit, job, job_id=job_id, at=at, delay_s=delay_s))
 
     async def submit_many(self, jobs: Sequence[Job], *, job_ids: Sequence[str] | None = None) -> list[AsyncHandle]:
         """Record many jobs; see ``Client.submit_many``."""
@@ -234,3 +286,11 @@ class AsyncClient:
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         await self.close()
+
+
+def busy(told: str) -> Busy:
+    """The ledger's ``SECONDS queue|jobs|memory COUNT QUEUE`` as an error."""
+    seconds, what, count, queue = told.split(" ", 3)
+    full = {"queue": f"{int(count):,} turns wait on {queue}, which is its limit", "jobs": f"{int(count):,} jobs are in flight, which is the limit",
+            "memory": f"Redis holds {int(count) / 2**20:,.0f} MiB, more than the share of its maxmemory that jobs may fill"}[what]
+    return Busy(f"{full}. Try again in about {seconds} s, or raise the limit (SYMPOSIA_LIMITS__QUEUE, __JOBS, __MEMORY).", retry_after_s=float(seconds))

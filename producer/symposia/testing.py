@@ -18,6 +18,8 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from symposia_shared.jobs import Job
     from symposia_shared.prompts import Sampling
     from symposia_shared.results import Result, RoundRecord, Score
@@ -79,8 +81,8 @@ class ScriptedClient:
 
         self._script.setdefault(model, deque()).append(Abstention(cause=cause, message=message))
 
-    def submit(self, job: Job, *, job_id: str | None = None) -> ScriptedHandle:
-        """Play a job at once."""
+    def submit(self, job: Job, *, job_id: str | None = None, at: datetime | None = None, delay_s: float = 0.0) -> ScriptedHandle:
+        """Play a job at once, whenever it is due."""
         from symposia_shared.rehearsal import rehearse
 
         job = job.seeded(0)

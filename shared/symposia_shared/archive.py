@@ -4,6 +4,7 @@
     jobs/ID/turns/R.json        the turns of round R, where one is too long; R-I.json: a turn that followed others
     jobs/ID/replies/R-I-F.json  a long reply; F is the fence under which it was made, so that no late writer can replace it
     jobs/ID/rounds/R.json       a closed round, written once, before the next one starts
+    jobs/ID/kept.json           of a job that tries another again: the replies it takes over into the round it begins with
     jobs/ID/result.json         the result, written once
 """
 
@@ -11,13 +12,14 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from symposia_shared.errors import BadInput, StoreUnavailable
 from symposia_shared.ledger import INLINE_BYTES, Claim, Seat
 from symposia_shared.results import Result, RoundRecord
 from symposia_shared.store import Store
-from symposia_shared.turns import Turn
+from symposia_shared.turns import Reply, Turn
 from symposia_shared.values import canonical_json
 
 _JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
@@ -92,6 +94,16 @@ class Archive:
         """Write a closed round once; the first writer's stands and is returned."""
         written = self.store.put_once(f"jobs/{job_id}/rounds/{record.round}.json", record.to_json().encode())
         return record if written.ours else RoundRecord.from_json(written.body)
+
+    def keep_replies(self, job_id: str, replies: Mapping[int, Reply]) -> None:
+        """Write the replies a job takes over from the one it tries again (place → reply)."""
+        self.store.put(f"jobs/{job_id}/kept.json", canonical_json({str(i): json.loads(r.to_json()) for i, r in replies.items()}))
+
+    def kept_replies(self, job_id: str) -> dict[int, str]:
+        """Those replies in the form they have in the ledger (place → JSON or @key)."""
+        body = self.store.get(f"jobs/{job_id}/kept.json")
+        kept: dict[str, object] = {} if body is None else json.loads(body)
+        return {int(i): self._short(json.dumps(reply), f"jobs/{job_id}/replies/kept-{i}.json") for i, reply in kept.items()}
 
     def result_key(self, job_id: str) -> str:
         """The key of a job's result."""

@@ -74,6 +74,15 @@ def _own_app(broker: str, *, backend: str) -> Celery:
     """An app that an application's CELERY_BROKER_URL or CELERY_RESULT_BACKEND cannot lead elsewhere: Celery puts those
     variables before what an app is told."""
     from celery import Celery
+    from celery.app.amqp import AMQP
+
+    class Brief(AMQP):
+        """Messages without the headers that say nothing: a fifth of a doorbell's bytes, and a doorbell is half of a queued job's."""
+
+        def as_task_v2(self, *args: Any, **options: Any) -> Any:
+            message = super().as_task_v2(*args, **options)
+            headers = {k: v for k, v in message.headers.items() if k != "origin" and v not in (None, {}, [None, None])}
+            return message._replace(headers=headers)
 
     class Own(Celery):
         def connection_for_read(self, url: str | None = None, **options: Any) -> Any:
@@ -82,7 +91,7 @@ def _own_app(broker: str, *, backend: str) -> Celery:
         def connection_for_write(self, url: str | None = None, **options: Any) -> Any:
             return super().connection_for_write(url or broker, **options)
 
-    app = Own("symposia", set_as_current=False, broker=broker)
+    app = Own("symposia", set_as_current=False, broker=broker, amqp=Brief)
     app.backend_cls = backend
     return app
 

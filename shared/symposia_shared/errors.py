@@ -9,6 +9,7 @@
     ├── Unavailable          exit 3   something outside is away; the same call may work later
     │   ├── BrokerUnavailable         Redis cannot be reached or refuses to write
     │   ├── StoreUnavailable          S3 cannot be reached or refuses
+    │   ├── Busy                      all is full or being drained: nothing was recorded; ``retry_after_s`` says when to come again
     │   ├── StackUnavailable          no stack runs in this folder, or one already does
     │   └── NotYet                    the job has not ended within the time given (also a TimeoutError)
     ├── JobFailed            exit 4   the job ended without an answer
@@ -75,6 +76,14 @@ class BrokerUnavailable(Unavailable):
 
 class StoreUnavailable(Unavailable):
     """S3 cannot be reached, or refuses."""
+
+
+class Busy(Unavailable):
+    """A limit is reached and nothing was recorded; ``retry_after_s`` is when room is to be expected, in seconds, by the measured rate."""
+
+    def __init__(self, message: str, *, retry_after_s: float) -> None:
+        self.retry_after_s = retry_after_s
+        super().__init__(message)
 
 
 class StackUnavailable(Unavailable):

@@ -60,6 +60,8 @@ class Job(Kinded, ABC):
     deadline_s: float = Field(3600.0, gt=0.0, le=30 * 86400.0)
     #: free words to find or cancel jobs by
     tags: tuple[Annotated[str, Field(max_length=64)], ...] = Field((), max_length=16)
+    #: which of the jobs that wait is begun first; age outweighs it in time (docs/OPERATIONS.md)
+    priority: Literal["interactive", "normal", "batch"] = "normal"
     sampling: Sampling = Sampling()
 
     def __init__(self, **fields: Any) -> None:

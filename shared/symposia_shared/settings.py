@@ -27,6 +27,17 @@ class S3Settings(BaseModel):
     bucket: str = "symposia"
 
 
+class LimitSettings(BaseModel):
+    """What a submit may fill; beyond it is refused as Busy."""
+
+    #: turns that wait on one queue
+    queue: int = Field(100_000, ge=1)
+    #: jobs in flight
+    jobs: int = Field(500_000, ge=1)
+    #: share of Redis' maxmemory
+    memory: float = Field(0.8, gt=0.0, le=1.0)
+
+
 class Settings(BaseSettings):
     """``SYMPOSIA_BROKER_URL``, ``SYMPOSIA_S3__ENDPOINT_URL`` and so on; see ``load``."""
 
@@ -35,6 +46,7 @@ class Settings(BaseSettings):
     #: ``redis://``, ``rediss://`` or ``redis+socket://``
     broker_url: SecretStr | None = None
     s3: S3Settings = S3Settings()
+    limits: LimitSettings = LimitSettings()
     #: every Redis key and channel of ours starts with it
     prefix: str = "symposia:"
     #: the stack's folder

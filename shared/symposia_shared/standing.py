@@ -9,6 +9,7 @@ from symposia_shared.archive import Archive
 from symposia_shared.errors import UnknownJob
 from symposia_shared.jobs import SINGLE_KINDS
 from symposia_shared.ledger import Ledger, LedgerJob, Seat
+from symposia_shared.ledger.control import Control
 from symposia_shared.values import Value
 
 #: a worker whose heartbeat is older than this, in seconds, is taken to be away
@@ -57,21 +58,27 @@ def alive(workers: dict[str, dict[str, Any]], role: str) -> list[dict[str, Any]]
 
 
 def _waiting_for(ledger: Ledger, entry: LedgerJob) -> tuple[str, ...]:
-    workers = ledger.workers()
+    if entry.state == "later":
+        return (time.strftime("its time, %Y-%m-%d %H:%M:%S UTC", time.gmtime(entry.due_ms / 1000)),)
+    workers, held = ledger.workers(), Control(ledger).held()
     current = entry.round
     if current is None or current.closed is not None:
         what = "its first round" if current is None else f"what follows round {current.number}"
         if alive(workers, "coordinator") or (entry.kind in SINGLE_KINDS and alive(workers, "pool")):
             return (f"the coordinator: {what}",)
         return (f"a coordinator, for {what}: none is up",)
-    served = {queue for w in alive(workers, "pool") for queue in w.get("queues", ())}
+    served = {queue for w in alive(workers, "pool") if f"pool:{w['name']}" not in held for queue in w.get("queues", ())}
     lines = []
     for i, turn in enumerate(current.turns):
         label = f"turn {i} ({turn.queue.removeprefix('turns.')})"
         if turn.state.startswith("l"):
             lines.append(f"{label}: running")
+        elif turn.state == "b":
+            lines.append(f"{label}: its next try; it failed for a cause that may pass")
+        elif turn.state.startswith("q") and held.get(f"queue:{turn.queue}") == "paused":
+            lines.append(f"{label}: its queue is paused; `symposia resume {turn.queue.removeprefix('turns.')}`")
         elif turn.state.startswith("q") and turn.queue not in served:
-            lines.append(f"{label}: a pool that serves {turn.queue.removeprefix('turns.')}; none is up")
+            lines.append(f"{label}: a pool that serves {turn.queue.removeprefix('turns.')}; none is up, or all are paused")
         elif turn.state.startswith("q"):
             ahead = ledger.ahead(Seat(entry.job_id, current.number, i), turn.queue) or 0
             lines.append(f"{label}: queued, {ahead} ahead of it")

@@ -60,6 +60,17 @@ def test_a_killed_pool_loses_nothing_and_repeats_only_what_was_in_flight(own_sta
     assert own_stack.client.handle(done.job_id).result(5).answer == "before"
 
 
+def test_a_pool_that_is_told_to_stop_hands_back_what_it_cannot_end(own_stack: Stack) -> None:
+    handle = own_stack.client.submit(slow_ensemble(12000))
+    wait_for(lambda: handle.status().state == "running")
+    old = own_stack.kill("pool", signal.SIGTERM)
+    found = handle.wait(90)
+    whole(own_stack, found)
+    stats = own_stack.since()
+    assert (stats["calls_handed_back"], stats["in_flight_at_kills"], stats["calls_repeated"]) == (3, 0, 0)
+    assert own_stack.pid("pool") != old
+
+
 def test_a_killed_engine_process_is_replaced_and_its_turns_run_again(own_stack: Stack) -> None:
     handle = own_stack.client.submit(slow_ensemble(4000))
     wait_for(lambda: handle.status().state == "running")
@@ -87,6 +98,14 @@ def test_a_turn_that_always_kills_its_engine_is_given_up(own_stack: Stack) -> No
     assert found.answer == "alive"
     last = own_stack.client.submit(Inference(model="test/echo", prompt="after")).result(60)
     assert last.answer == "after"
+
+
+def test_a_prompt_that_always_kills_its_engine_ends_as_poison_among_the_dead_letters(own_stack: Stack) -> None:
+    found = own_stack.client.submit(Inference(model="test/failing:crash", prompt="?")).wait(120)
+    assert found.state == "failed"
+    assert own_stack.json("dead", "show", found.job_id)["reason"] == "poison"
+    assert own_stack.since()["in_flight_at_kills"] == 4
+    assert own_stack.client.ask("still there?", model="test/echo", timeout=60) == "still there?"
 
 
 def test_a_killed_coordinator_is_caught_up_with(own_stack: Stack) -> None:
@@ -191,3 +210,57 @@ def test_a_doorbell_that_is_lost_doubled_or_garbage_does_no_harm(own_stack: Stac
     assert own_stack.client.ask("still there?", model="test/echo", timeout=60) == "still there?"
     assert own_stack.pid("pool") == pool
     assert own_stack.since()["calls_started"] == 2
+
+
+def test_jobs_due_later_and_what_recurs_survive_kills_and_run_once(own_stack: Stack, tmp_path: Path) -> None:
+    # Given one that recurs every two seconds and a job due in six
+    (tmp_path / "job.yaml").write_text("kind: inference\nmodel: test/echo\nprompt: later\n")
+    own_stack.run("schedule", "add", "often", str(tmp_path / "job.yaml"), "--every", "2s")
+    later = own_stack.client.submit(Inference(model="test/echo", prompt="later"), delay_s=6)
+    assert "its time" in str(later.status())
+    # When the broker and the coordinator are killed before it is due
+    own_stack.kill("broker")
+    own_stack.kill("coordinator")
+    # Then the later one runs, and each occurrence is one job
+    assert later.result(60).answer == "later"
+    assert own_stack.json("run", str(tmp_path / "job.yaml"), "--in", "1s")["verdict"]["answer"] == "later"
+
+    def occurred() -> list[str]:
+        return [job_id for job_id, *_ in own_stack.client.ledger.ended(1000) if job_id.startswith("often-")]
+
+    wait_for(lambda: len(occurred()) >= 3)
+    own_stack.run("schedule", "rm", "often")
+    assert len(set(occurred())) == len(occurred())
+    stats = own_stack.since()
+    assert stats["jobs_done"] == stats["jobs_submitted"] == 2 + len(occurred())
+    assert own_stack.json("schedule", "list") == {"schedules": [], "later": []}
+
+
+def test_a_coordinator_that_was_away_catches_up_with_passed_deadlines_and_times(own_stack: Stack) -> None:
+    # Given a coordinator that hangs, while a deadline passes, a later job falls due and a round is closed
+    coordinator = own_stack.pid("coordinator")
+    late = own_stack.client.submit(Ensemble(prompt="?", answer_kind="text", early_stop=False, deadline_s=3,
+                                            members=[*[Member(model="test/say:yes")] * 2, Member(model="test/slow:60000")]))
+    wait_for(lambda: late.status().state == "running")
+    os.kill(coordinator, signal.SIGSTOP)
+    due = own_stack.client.submit(Inference(model="test/echo", prompt="due"), delay_s=1)
+    closed = own_stack.client.submit(slow_ensemble(100))
+    time.sleep(5)
+    assert not due.status().ended
+    # When it comes back
+    os.kill(coordinator, signal.SIGCONT)
+    # Then all of it is caught up with
+    assert late.wait(30).rounds[0].closed_by == "deadline"
+    assert due.result(30).answer == "due"
+    whole(own_stack, closed.wait(30))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("role", ["pool", "coordinator"])
+def test_a_worker_that_hangs_is_replaced_and_its_turns_run_elsewhere(own_stack: Stack, role: str) -> None:
+    handle = own_stack.client.submit(slow_ensemble(4000))
+    wait_for(lambda: handle.status().state == "running")
+    hung = own_stack.kill(role, signal.SIGSTOP)
+    whole(own_stack, handle.wait(90))
+    assert wait_for(lambda: own_stack.pid(role) != hung)
+    assert own_stack.client.ask("still there?", model="test/echo", timeout=30) == "still there?"

@@ -88,7 +88,7 @@ def test_failures_are_values_and_too_few_voices_end_the_job(stack: Stack) -> Non
     with pytest.raises(NoQuorum, match="needed 2 of its 3"):
         stack.client.submit(Ensemble(prompt="?", members=failing, quorum=2)).result(30)
     with pytest.raises(JobFailed, match="throttled"):
-        stack.client.ask("?", model="test/failing:throttled", timeout=30)
+        stack.client.submit(Inference(model="test/failing:throttled", prompt="?", deadline_s=2)).result(30)
 
 
 def test_cancel_ends_a_job_that_runs(stack: Stack) -> None:

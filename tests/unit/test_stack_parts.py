@@ -23,7 +23,7 @@ from symposia_worker.stack.blueprint import Plan, draw, without_secrets
 from symposia_worker.stack.commands import SYMPOSIA, PoolOrder
 from symposia_worker.stack.devices import CPU_MEMORY_SHARE, DeviceShare, shares
 from symposia_worker.stack.folder import Folder, write_private
-from symposia_worker.stack.heartbeats import by_pid
+from symposia_worker.stack.heartbeats import HUNG_S, Heartbeats, by_pid
 from symposia_worker.stack.part import BACK_OFF_S, STEADY_S, Child, Part, began, last_words, rotate
 from symposia_worker.stack.stopping import end_leftovers, ours
 
@@ -291,3 +291,20 @@ def test_the_composed_stack_publishes_on_loopback_only_and_watches_every_service
         assert service["restart"] == "unless-stopped", name
         assert service["healthcheck"]["test"], name
         assert all(port.startswith("127.0.0.1:") for port in service.get("ports", [])), name
+
+
+def test_a_worker_that_beats_no_more_is_hung_and_one_that_never_began_is_not() -> None:
+    # Given a worker that beats, one that does not any more, and looks half a second apart
+    heartbeats = Heartbeats(_NoLedger(), "here", every_s=0.5)  # type: ignore[arg-type]
+    for look in range(int(HUNG_S / 0.5) + 1):
+        assert not heartbeats.hung(2)
+        heartbeats.see({1: {"beat_at": float(look)}, 2: {"beat_at": 7.0}})
+    # Then only the latter hangs; and one that beats again does not
+    assert (heartbeats.hung(1), heartbeats.hung(2), heartbeats.hung(3), heartbeats.hung(None)) == (False, True, False, False)
+    heartbeats.see({2: {"beat_at": 8.0}})
+    assert not heartbeats.hung(2)
+
+
+class _NoLedger:
+    def workers(self) -> dict[str, object]:
+        return {}

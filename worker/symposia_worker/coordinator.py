@@ -11,6 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 from symposia_shared.errors import Unavailable
 from symposia_shared.ledger import LEASE_MS, Ledger
+from symposia_shared.schedules import Schedules
+from symposia_shared.settings import LimitSettings
 from symposia_worker.course import Course
 
 log = logging.getLogger(__name__)
@@ -18,15 +20,32 @@ log = logging.getLogger(__name__)
 SWEEP_S = 0.5
 
 
-class Coordinator:
-    """Sweeps the ledger: lost leases, passed deadlines, rounds whose doorbell was lost.
+class Clocks:
+    """Tells whether Redis' clock has jumped: it is the wall's, and may be set, or the machine was asleep."""
 
-    For one lease after its own start, after a restart of Redis and after it could not see Redis, it takes no lease for lost:
-    the pools could not renew them either.
+    def __init__(self) -> None:
+        self._ahead: float | None = None
+
+    def jumped(self, redis_s: float, monotonic_s: float) -> bool:
+        """Whether Redis' clock has gone more than a second further, or less far, than ours since the last look."""
+        ahead, before = redis_s - monotonic_s, self._ahead
+        self._ahead = ahead
+        return before is not None and abs(ahead - before) > 1.0
+
+
+class Coordinator:
+    """Sweeps the ledger: lost leases, passed deadlines, rounds whose doorbell was lost, jobs and schedules that are due.
+
+    For one lease after its own start, after a restart of Redis, after it could not see Redis and after Redis' clock has jumped, it
+    takes no lease for lost: the pools could not renew them either.
     """
 
-    def __init__(self, *, name: str, ledger: Ledger, course: Course, watch: bool = True) -> None:
+    def __init__(self, *, name: str, ledger: Ledger, course: Course, watch: bool = True,
+                 limits: LimitSettings = LimitSettings()) -> None:
         self.name, self.ledger, self.course, self.watch = name, ledger, course, watch
+        self.schedules, self.limits = Schedules(ledger), limits
+        self._refused = ""
+        self._clocks = Clocks()
         self._stop = threading.Event()
         self._ready_at: float | None = None
         self._run_id = ""
@@ -94,6 +113,7 @@ class Coordinator:
                     self._beat()
                 if self.watch:
                     self._sweep()
+                    self._occur()
             except Unavailable as error:
                 log.warning("sweep: %s", error)
                 self._wait_a_lease()
@@ -108,12 +128,28 @@ class Coordinator:
             if self._run_id or uptime < LEASE_MS / 1000:
                 self._wait_a_lease()
             self._run_id = run_id
+        asked = time.monotonic()
+        redis_s = self.ledger.now_s()
+        # of a slow answer it is not known when it was true
+        if time.monotonic() - asked < 0.5 and self._clocks.jumped(redis_s, asked):
+            log.warning("the clock of Redis has jumped; no lease is taken for lost until the pools have renewed theirs")
+            self._wait_a_lease()
         for found in self.ledger.sweep(expire=time.monotonic() > self._blind_until):
             with self._mutex:
                 if found in self._busy:
                     continue
                 self._busy.add(found)
             self._courses.submit(self._take_swept, found)
+
+    def _occur(self) -> None:
+        """Submit what recurs and is due."""
+        for job_id, answer in self.schedules.occur(self.course.archive, self.limits):
+            word = answer.partition(" ")[0]
+            if word == "ok":
+                log.info("schedule → %s", job_id)
+            elif word != "exists" and job_id != self._refused:
+                log.warning("schedule: %s is refused (%s) and tried again until its next time", job_id, answer)
+                self._refused = job_id
 
     def _take_swept(self, found: str) -> None:
         try:

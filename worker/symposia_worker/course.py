@@ -14,9 +14,11 @@ from symposia_shared.broker import Doorbell, placed_as, queue_for
 from symposia_shared.errors import NoQuorum, PlayDiverged
 from symposia_shared.jobs import Job
 from symposia_shared.ledger import Ledger, LedgerJob, LedgerRound, LedgerTurn, Seat
+from symposia_shared.ledger.dead import Letter
 from symposia_shared.patterns import parse_job
 from symposia_shared.play import Round, advance, played
 from symposia_shared.results import ClosedBy, Fault, Result, RoundRecord, State, TurnRecord, bill_of
+from symposia_shared.retries import letter_reason
 from symposia_shared.turns import Abstention, Cause, Completion, Reply, Timing
 from symposia_shared.values import Value
 from symposia_shared.verdicts import Verdict
@@ -68,6 +70,8 @@ class Course:
         entry = self.ledger.job(job_id)
         if entry is None:
             return "ended before"
+        if entry.state == "later":
+            return "not due"
         job = self._job(entry)
         current = entry.round
         if current is not None and current.closed is None:
@@ -139,12 +143,18 @@ class Course:
         earlier = self._earlier(entry)
         if entry.round is None or entry.round.closed is None:
             return earlier
+        if not entry.round.turns:  # a job that tries another again begins behind the rounds it keeps of it
+            return [*earlier, *self._kept_rounds(entry, from_round=entry.current)]
         return [*earlier, self._record(entry.round, self._replayed(entry, job, earlier))]
 
     def _earlier(self, entry: LedgerJob) -> list[RoundRecord]:
         """The rounds before the current one, each of which was in S3 before its successor was opened. Raises PlayDiverged."""
-        found = [self._closed(entry.job_id, n) for n in range(max(0, entry.current))]
-        missing = [n for n, r in enumerate(found) if r is None]
+        return self._kept_rounds(entry, from_round=0, below=max(0, entry.current))
+
+    def _kept_rounds(self, entry: LedgerJob, *, from_round: int, below: int | None = None) -> list[RoundRecord]:
+        numbers = range(from_round, from_round + 1 if below is None else below)
+        found = [self._closed(entry.job_id, n) for n in numbers]
+        missing = [n for n, r in zip(numbers, found, strict=True) if r is None]
         if missing:
             raise PlayDiverged(f"rounds {missing} of job {entry.job_id} are missing in S3.")
         return [r for r in found if r is not None]
@@ -193,6 +203,7 @@ class Course:
         won = self.ledger.open(
             entry.job_id, number, deadline_ms=entry.deadline_ms, quorum=step.close_at or 0, settle_from=step.settled_from if step.settled else 0,
             chord=True, digest=step.digest, turns=list(zip(queues, payloads, follows, strict=True)),
+            kept=self.archive.kept_replies(entry.job_id) if entry.keeps == number else None,
         )
         if won != "won":
             return f"round {number}: {won}"
@@ -209,7 +220,8 @@ class Course:
         committed = self.archive.commit(result)
         if committed.conflict:
             log.error("%s another result stands for this job already; it is kept", entry.job_id)
-        self.ledger.forget(entry.job_id, state=committed.result.state, kind=entry.kind, conflicts=int(committed.conflict))
+        ended = committed.result
+        self.ledger.forget(entry.job_id, state=ended.state, kind=entry.kind, conflicts=int(committed.conflict), letter=_letter(ended, job))
         log.info("commit ← %s %s %s", entry.job_id, entry.kind, committed.result.state)
         return committed.result.state
 
@@ -218,6 +230,15 @@ def _uncounted(closed: ClosedBy, seat: LedgerTurn) -> Abstention:
     cause, message = _UNCOUNTED[closed]
     started = seat.claimed_ms / 1000 if seat.attempts > 0 else 0.0
     return Abstention(cause=cause, message=message, timing=Timing(claimed_at=started))
+
+
+def _letter(result: Result, job: Job) -> str:
+    """What the dead letters say of an ended job, as JSON; empty where it is not one of them."""
+    reason = letter_reason(result.state, result.rounds, result.error)
+    if reason is None:
+        return ""
+    message = result.error.message if result.error is not None else "a member's turn was given up as poison"
+    return Letter(reason=reason, kind=job.name, state=result.state, models=job.models, message=message[:300]).to_json()
 
 
 def told(reply: Reply) -> str:

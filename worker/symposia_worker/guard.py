@@ -31,6 +31,17 @@ def _collected(channel: Any) -> bool:
     return connection is None or getattr(connection, "client", None) is None
 
 
+def put_aside(channel: Any, error: Exception, body: Any) -> None:
+    """Keep what is no message among the dead letters (``symposia dead list``), cut to 500 characters; never raises."""
+    log.error("a malformed message is put into quarantine: %r", error)
+    try:
+        with channel.conn_or_acquire() as client:
+            client.lpush("quarantine", json.dumps({"at": time.time(), "error": repr(error)[:500], "body": repr(body)[:500]}))
+            client.ltrim("quarantine", 0, QUARANTINED - 1)
+    except Exception as trouble:
+        log.error("it could not even be put aside: %r", trouble)
+
+
 class QoS(stock.QoS):
     """Acknowledgements that survive the loss of their channel."""
 
@@ -68,7 +79,8 @@ class Channel(stock.Channel):
         try:
             return super()._brpop_read(**options)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            log.error("a queue held something that is no message (%r); it is dropped", error)
+            # a JSON error has the text it is about; what is JSON but no message comes to Transport._deliver
+            put_aside(self, error, getattr(error, "doc", ""))
             raise stock.Empty() from None
 
 
@@ -76,6 +88,16 @@ class Transport(stock.Transport):
     """Stock Redis transport with our channel."""
 
     Channel = Channel
+
+    def _deliver(self, message: Any, queue: Any) -> Any:
+        try:
+            return super()._deliver(message, queue)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            channel = next(iter(self.channels), None)
+            if channel is None:
+                raise
+            put_aside(channel, error, message)
+            return None
 
 
 class SafeConsumer(StockConsumer):
@@ -90,7 +112,6 @@ class SafeConsumer(StockConsumer):
             except (*self.connection_errors, MemoryError):
                 raise
             except Exception as error:
-                log.error("a malformed message is put into quarantine: %r", error)
                 self._quarantine(message, error)
                 return None
 
@@ -98,11 +119,7 @@ class SafeConsumer(StockConsumer):
 
     def _quarantine(self, message: Any, error: Exception) -> None:
         try:
-            with message.channel.conn_or_acquire() as client:
-                client.lpush("quarantine", json.dumps({"at": time.time(), "error": repr(error)[:500], "body": repr(message.body)[:500]}))
-                client.ltrim("quarantine", 0, QUARANTINED - 1)
-        except Exception as trouble:
-            log.error("it could not even be put aside: %r", trouble)
+            put_aside(message.channel, error, message.body)
         finally:
             message.reject_log_error(log, self.connection_errors)
 

@@ -157,7 +157,7 @@ class Pool:
             return "queued"
         tickets: list[Ticket] = []
         try:
-            claimed = self.ledger.claim(most=most, pools=self._peers, queues=self.placement.queues, named=named)
+            claimed = self.ledger.claim(most=most, pools=self._peers, queues=self.placement.queues, named=named, pool=self.name)
             now = time.time()
             tickets = [Ticket(claim=c, claimed_at=now, attended=named is not None and c.seat == named) for c in claimed.claims]
         finally:
@@ -172,7 +172,7 @@ class Pool:
         if claim.deaths >= MOST_DEATHS or claim.attempt > MOST_ATTEMPTS:
             message = f"tried {claim.attempt - 1} times, and {claim.deaths} engine processes died of it; it is not tried again"
             self.recorder.put(ticket, Abstention(cause="poison", message=message))
-        elif claim.deaths < SUSPECT_DEATHS or self._suspects.admit(ticket):
+        elif (claim.deaths < SUSPECT_DEATHS and not claim.alone) or self._suspects.admit(ticket):
             self._launch(ticket)
 
     def _launch(self, ticket: Ticket) -> None:
@@ -384,8 +384,6 @@ class Pool:
         while len(self.tickets) and time.monotonic() < until:
             time.sleep(0.05)
         rest = self.tickets.all()
-        for ticket in rest:
-            self.engine.cancel(ticket.id)
         try:
             if rest:
                 self.ledger.hand_back([(t.claim.seat, t.claim.fence) for t in rest], killed=False)
@@ -394,6 +392,7 @@ class Pool:
             log.warning("could not take leave: %s; the leases end by themselves", error)
         for ticket in rest:
             self.recorder.end(ticket, "handed back", final=False)
+            self.engine.cancel(ticket.id)  # not before: the abstention would be recorded as the turn's reply
         COMPARER.stop()
         self._comparing.shutdown(wait=True, cancel_futures=True)
         self.recorder.finish()

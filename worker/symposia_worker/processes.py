@@ -80,7 +80,8 @@ def run_coordinator(settings: Settings, *, name: str) -> int:
     """Run a coordinator until it is told to stop. Returns the exit code."""
     app = celery_app(settings, role="worker")
     ledger, archive = _seams(settings)
-    coordinator = Coordinator(name=name, ledger=ledger, course=Course(ledger, archive, CeleryCanvas(app), Doorbell(app)), watch=_watching())
+    coordinator = Coordinator(name=name, ledger=ledger, course=Course(ledger, archive, CeleryCanvas(app), Doorbell(app)), watch=_watching(),
+                              limits=settings.limits)
     coordinator_tasks(app, coordinator)
 
     class Running:

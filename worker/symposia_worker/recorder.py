@@ -21,6 +21,7 @@ from symposia_shared.jobs import SINGLE_KINDS
 from symposia_shared.ledger import INLINE_BYTES, Ledger
 from symposia_shared.turns import Reply
 from symposia_worker.course import Course, told
+from symposia_worker.retrying import put_off
 from symposia_worker.tickets import Ticket, Tickets
 
 log = logging.getLogger(__name__)
@@ -112,6 +113,7 @@ class Recorder:
                 self._papers.submit(self._keep_long, ticket, reply, text)
             elif not ticket.over.is_set():
                 rows.append((ticket, reply, text))
+        rows = self.patiently(lambda: put_off(self.ledger, rows, self.end))
         if not rows:
             return
         answers = self.patiently(lambda: self.ledger.record([(t.claim, text, r.spoke, t.attended) for t, r, text in rows]))

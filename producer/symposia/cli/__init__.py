@@ -10,7 +10,7 @@ from importlib.util import find_spec
 
 import typer
 
-from symposia.cli import doctor, info, jobs, patterns, rehearse, replay, texts, vote
+from symposia.cli import control, dead, doctor, info, jobs, patterns, rehearse, replay, schedule, texts, vote
 from symposia.cli.options import AsJson, Folder
 from symposia_shared.errors import SymposiaError
 
@@ -25,6 +25,9 @@ def build() -> typer.Typer:
                       help="Many open-weight language models, one queue, one answer.")
     jobs.register(app)
     texts.register(app)
+    dead.register(app)
+    control.register(app)
+    schedule.register(app)
     patterns.register(app)
     rehearse.register(app)
     replay.register(app)

@@ -1,10 +1,11 @@
-"""``ask``, ``run``, ``status``, ``result``, ``jobs``, ``cancel`` and ``stats``."""
+"""``ask``, ``run``, ``status``, ``result``, ``jobs`` and ``stats``."""
 
 from __future__ import annotations
 
 import json as jsons
 import sys
 import time
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,13 +20,14 @@ from symposia_shared.jobs import Job
 from symposia_shared.patterns import parse_job
 from symposia_shared.prompts import Sampling
 from symposia_shared.results import Result
+from symposia_shared.schedules import seconds_of
 
 EXIT = {"done": 0, "failed": JobFailed.exit_code, "cancelled": JobCancelled.exit_code}
 
 
 def register(app: typer.Typer) -> None:
     """Add these commands."""
-    for command, panel in ((ask, "Jobs"), (run, "Jobs"), (status, "Jobs"), (result, "Jobs"), (cancel, "Jobs"), (stats, "Stack")):
+    for command, panel in ((ask, "Jobs"), (run, "Jobs"), (status, "Jobs"), (result, "Jobs"), (stats, "Stack")):
         app.command(rich_help_panel=panel)(command)
     app.command("jobs", rich_help_panel="Jobs")(list_jobs)
 
@@ -36,9 +38,9 @@ def sampling_of(base: Sampling, temperature: float | None, max_tokens: int | Non
     return Sampling.parse({**base.model_dump(), **{k: v for k, v in given.items() if v is not None}})
 
 
-def finish(client: Client, job: Job, *, json: bool, no_wait: bool, timeout: float | None) -> None:
+def finish(client: Client, job: Job, *, json: bool, no_wait: bool, timeout: float | None, at: datetime | None = None, delay_s: float = 0.0) -> None:
     """Submit a job and show what became of it; exits with its code."""
-    handle = client.submit(job)
+    handle = client.submit(job, at=at, delay_s=delay_s)
     if no_wait:
         show.facts({"job_id": handle.job_id}) if json else print(handle.job_id)
         return
@@ -117,12 +119,26 @@ def read_job(path: Path) -> Job:
 
 def run(
     file: Annotated[Path, typer.Argument(help="A job as JSON or YAML.")],
+    at: Annotated[str | None, typer.Option(help="Begin at this time: 2026-12-01T04:00Z, or with another offset.")] = None,
+    later: Annotated[str | None, typer.Option("--in", help="Begin after so long: 90, 10m, 2h, 1d.")] = None,
     timeout: Timeout = None, no_wait: NoWait = False, json: AsJson = False, dir: Folder = None,
 ) -> None:
-    """Submit a job from a file."""
+    """Submit a job from a file, now or for later."""
     job = read_job(file)
+    when, delay_s = time_of(at) if at is not None else None, seconds_of(later) if later is not None else 0
     with Client(dir) as client:
-        finish(client, job, json=json, no_wait=no_wait, timeout=timeout)
+        finish(client, job, json=json, no_wait=no_wait, timeout=timeout, at=when, delay_s=delay_s)
+
+
+def time_of(text: str) -> datetime:
+    """An ISO time with its offset. Raises BadInput."""
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        found = None
+    if found is None or found.tzinfo is None:
+        raise BadInput(f"{text!r} is no time with an offset.", field="at", value=text, remedy="Write it as 2026-12-01T04:00Z or 2026-12-01T04:00+01:00.")
+    return found
 
 
 def status(job_id: str, json: AsJson = False, dir: Folder = None) -> None:
@@ -157,16 +173,6 @@ def list_jobs(
         return
     show.table(["job", "state", "kind", "since"],
                [[r["job_id"], r["state"], r["kind"] or "", time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(r["at"]))] for r in rows])
-
-
-def cancel(job_id: str, json: AsJson = False, dir: Folder = None) -> None:
-    """End a job; what runs is stopped at its next token."""
-    with Client(dir) as client:
-        asked = client.cancel(job_id)
-    if json:
-        show.facts({"job_id": job_id, "cancelled": asked})
-    else:
-        print(f"{job_id} is being cancelled" if asked else f"{job_id} had ended already")
 
 
 def stats(json: AsJson = False, dir: Folder = None) -> None:

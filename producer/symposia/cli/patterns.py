@@ -21,7 +21,7 @@ from symposia_shared.patterns import kind_of, patterns
 from symposia_shared.prompts import Sampling
 
 #: fields that have a form of their own on the command line
-_SPECIAL = {"kind", "prompt", "members", "sampling", "tags", "deadline_s"}
+_SPECIAL = {"kind", "prompt", "members", "sampling", "tags", "priority", "deadline_s"}
 
 
 def register(app: typer.Typer) -> None:

@@ -81,20 +81,20 @@ def _turn(item: TurnRecord) -> Panel:
         note = f"{reply.usage.completion_tokens} tokens, {seconds:.1f} s, {reply.finish_reason}"
         note += "" if reply.logprob_mean is None else f", mean logprob {reply.logprob_mean:.3f}"
         return Panel(Group(*_body(reply)), title=Text(item.turn.member), subtitle=note, title_align="left", subtitle_align="right", border_style="cyan")
-    return Panel(Text(_plain(reply.message), style="dim"), title=Text(f"{item.turn.member}: abstained ({reply.cause})"), title_align="left",
+    return Panel(Text(plain(reply.message), style="dim"), title=Text(f"{item.turn.member}: abstained ({reply.cause})"), title_align="left",
                  border_style="yellow")
 
 
 def _body(reply: Completion) -> Iterator[Text]:
     """What a member said: its reasoning, its text, and whatever else was asked of it."""
     if reply.reasoning:
-        yield Text("reasoning: " + _plain(reply.reasoning), style="dim italic")
+        yield Text("reasoning: " + plain(reply.reasoning), style="dim italic")
     if reply.vectors is not None:
         yield Text(f"{len(reply.vectors)} vectors of {len(reply.vectors[0]) if reply.vectors else 0} dimensions")
     else:
-        yield Text(_plain(reply.text))
+        yield Text(plain(reply.text))
     for option, chance in sorted((reply.options or {}).items(), key=lambda o: -o[1]):
-        yield Text(f"{chance:7.1%}  {_plain(option)}", style="magenta")
+        yield Text(f"{chance:7.1%}  {plain(option)}", style="magenta")
     for token in reply.logprobs or ():
         others = "  ".join(f"{_quoted(t)} {p:.3f}" for t, p in token.top)
         yield Text(f"{token.logprob:8.3f}  {_quoted(token.token)}" + (f"   [{others}]" if others else ""), style="dim")
@@ -102,13 +102,13 @@ def _body(reply: Completion) -> Iterator[Text]:
 
 def _quoted(token: str) -> str:
     """A token on one line, its white space seen."""
-    return repr(_plain(token))
+    return repr(plain(token))
 
 
 def _verdict(found: Result) -> Panel:
     verdict = found.verdict
     assert verdict is not None  # noqa: S101 - the caller has looked
-    body = Text(_plain(verdict.answer) if verdict.answer is not None else "no consensus")
+    body = Text(plain(verdict.answer) if verdict.answer is not None else "no consensus")
     note = ""
     if verdict.agreement is not None:
         note = f"{verdict.rule}: {verdict.agreement:.0%} of {verdict.n} votes" + ("" if verdict.agreed else ", not agreed")
@@ -116,7 +116,7 @@ def _verdict(found: Result) -> Panel:
     return Panel(body, title="verdict", subtitle=note, title_align="left", subtitle_align="right", border_style="green")
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """``text`` without control characters: a model's words must not drive a terminal."""
     return "".join(c if c in "\n\t" or c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
@@ -137,5 +137,5 @@ def table(columns: list[str], rows: list[list[str]]) -> None:
 
 def short(text: str, most: int = 60) -> str:
     """``text`` on one line, cut."""
-    line = " ".join(_plain(text).split())
+    line = " ".join(plain(text).split())
     return line if len(line) <= most else line[: most - 1] + "…"

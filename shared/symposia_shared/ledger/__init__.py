@@ -2,16 +2,24 @@
 
 Keys, each under the deployment's prefix:
 
-    job:ID       hash  one job: st state, k kind, sp job JSON (or @key in S3), cur current round, at submitted, dl deadline (ms), and
+    job:ID       hash  one job: st state, k kind, sp job JSON (or @key in S3), cur current round, at submitted, dl deadline (ms), pr class,
+                       tg tags, kp rounds kept of the job it tries again; of a later one du due, dq queue, on of one turn; and
                        per round r    n turns, d deadline, q quorum, sf settle-from, in replies, sp voices, g digest, h chord, b chord's
                                       body came early, c why closed, ca when, k counted
-                       per turn r:i   t state, qn queue, p payload, v reply, a attempts, e engine deaths, cl claimed at
+                       per turn r:i   t state, qn queue, p payload, v reply, a attempts, e engine deaths, cl claimed at, y retries by cause,
+                                      al to be run alone
     ready:QUEUE  zset  turns to be claimed, by the time they were queued      queues  set   the queues that have any
     leases       zset  turns held by a pool, by when the lease ends           deadlines zset open rounds, by their deadline
+    delayed      zset  turns to be tried again, by when
     follow       zset  rounds whose waiting turns are to be looked at
     advance      zset  jobs whose next round or result is due, by since when  jobs    zset  jobs in flight, by submission
     ended        zset  the last 10,000 ended jobs       endings hash their states      stats   hash  counters
     placement    hash  pool → what it is meant to serve       placed hash checkpoint → queue, context      workers hash heartbeats
+    later        zset  jobs to be opened later, by when       tag:TAG set  the jobs in flight with a tag
+    paused       hash  queue:Q → paused | draining, pool:NAME → paused      line:QUEUE hash  turns queued by tag
+    drain        hash  how fast each queue is claimed from    served hash  when each queue was last served, in claims
+    dead         zset  dead letters, by when                  letters hash  what each says      quarantine list  malformed messages
+    schedules    hash  what recurs                            occurrences zset  when each is next due
     wanted:POOL  set   checkpoints to take up at run time     refusals hash why one was not
 
 Every step is one Lua script (``scripts/``), so each is atomic; every script may be repeated without harm.
@@ -23,15 +31,18 @@ import json
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib import resources
 from typing import Any, Literal
 
 import redis
 
-from symposia_shared.errors import BrokerUnavailable
+from symposia_shared.errors import BrokerUnavailable, Busy
 from symposia_shared.jobs import SINGLE_KINDS
+from symposia_shared.ledger.entries import Claim, Claimed, LedgerJob, LedgerRound, LedgerTurn, NewJob, Recorded, Seat, round_of
 from symposia_shared.results import ClosedBy
+from symposia_shared.retries import RETRIES, Retry
+from symposia_shared.settings import LimitSettings
+from symposia_shared.turns import Cause
 
 #: milliseconds a pool may hold a turn without a heartbeat
 LEASE_MS = 5_000
@@ -40,118 +51,13 @@ OVERDUE_MS = 2_000
 #: bytes up to which a job, payload or reply stands in Redis itself; longer ones lie in S3
 INLINE_BYTES = 512
 
-SCRIPTS = ("submit", "open", "claim", "renew", "record", "close", "hand_back", "sweep", "cancel", "forget", "place", "release")
+__all__ = ["Claim", "Claimed", "Ledger", "LedgerJob", "LedgerRound", "LedgerTurn", "NewJob", "Recorded", "Seat", "away", "redis_url"]
 
-
-@dataclass(frozen=True, slots=True)
-class NewJob:
-    """What ``submit`` records of a job. ``spec`` is its JSON, or ``@key`` where that lies in S3."""
-
-    job_id: str
-    kind: str
-    spec: str
-    deadline_ms: int
-    #: bytes of the longest prompt that no tokenizer drops (``catalogue.countable_bytes``), by which a prompt that cannot fit is refused
-    prompt_bytes: int
-    models: tuple[str, ...]
-    #: capabilities that each of them must have; ``a|b``: either will do
-    needs: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Seat:
-    """The place of a turn: job, round, turn."""
-
-    job_id: str
-    round: int
-    turn: int
-
-    @property
-    def key(self) -> str:
-        """The form it has in Redis."""
-        return f"{self.job_id}|{self.round}|{self.turn}"
-
-    @staticmethod
-    def of(key: str) -> Seat:
-        """The seat a Redis member names."""
-        job_id, r, i = key.split("|")
-        return Seat(job_id, int(r), int(i))
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """A leased turn. ``payload`` is the turn's JSON, ``@key``, or empty where the job itself is the turn."""
-
-    seat: Seat
-    fence: str
-    attempt: int
-    #: engine processes that died while it ran
-    deaths: int
-    kind: str
-    spec: str
-    payload: str
-    queue: str
-
-
-@dataclass(frozen=True, slots=True)
-class Claimed:
-    """What a claim brought: ``named`` tells what became of the turn the doorbell named."""
-
-    named: Literal["none", "ok", "gone", "closed", "recorded", "leased", "queued"]
-    left: int
-    claims: tuple[Claim, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Recorded:
-    """What became of a reply, and whom to ring."""
-
-    status: Literal["ok", "again", "stale", "late", "gone"]
-    closed: str
-    ring: Literal["", "advance", "settle"]
-
-
-@dataclass(frozen=True, slots=True)
-class LedgerTurn:
-    """A turn as the ledger has it. ``state`` begins with w (follows others), q (queued), l (leased), d (recorded) or x (never will be)."""
-
-    state: str
-    queue: str
-    payload: str
-    reply: str
-    attempts: int
-    claimed_ms: int
-
-
-@dataclass(frozen=True, slots=True)
-class LedgerRound:
-    """The current round as the ledger has it."""
-
-    number: int
-    digest: str
-    closed: ClosedBy | None
-    closed_ms: int
-    counted: tuple[int, ...]
-    deadline_ms: int
-    turns: tuple[LedgerTurn, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class LedgerJob:
-    """A job in flight. ``current`` is -1 before its first round is opened."""
-
-    job_id: str
-    state: Literal["open", "cancelled"]
-    kind: str
-    spec: str
-    current: int
-    submitted_ms: int
-    deadline_ms: int
-    round: LedgerRound | None
+SCRIPTS = ("submit", "open", "claim", "renew", "record", "close", "hand_back", "sweep", "cancel", "forget", "place", "release", "postpone")
 
 
 class Ledger:
-    """The scripts as methods. Safe to share between threads. Each raises BrokerUnavailable when Redis is away, full or read-only."""
+    """The scripts as methods. Safe to share between threads. Each raises BrokerUnavailable when Redis is away or read-only, Busy when it is full."""
 
     def __init__(self, url: str, prefix: str, *, timeout_s: float = 10.0) -> None:
         self.prefix = prefix
@@ -171,30 +77,38 @@ class Ledger:
         with away():
             return self._scripts[name](keys=[self.prefix], args=[str(a) if not isinstance(a, str) else a for a in args], client=pipe)
 
-    def submit(self, jobs: Sequence[NewJob]) -> list[str]:
-        """Record jobs. One answer each: ``ok QUEUE``, ``exists``, ``unplaced MODEL``, ``unable NEED MODEL`` or ``toolong CONTEXT BYTES MODEL``."""
-        flat: list[object] = []
+    def submit(self, jobs: Sequence[NewJob], *, limits: LimitSettings = LimitSettings()) -> list[str]:
+        """Record jobs. One answer each: ``ok QUEUE``, ``later QUEUE``, ``exists``, ``unplaced MODEL``, ``unable NEED MODEL``,
+        ``toolong CONTEXT BYTES MODEL``, ``draining MODEL`` or ``busy SECONDS queue|jobs|memory COUNT QUEUE``; behind a busy one all are.
+        """
+        flat: list[object] = [limits.queue, limits.jobs, limits.memory]
         for j in jobs:
             single = "1" if j.kind in SINGLE_KINDS else "0"
             # of a scripted test/say:TEXT only the first line goes: names are joined by line ends
             models = "\n".join(m.partition("\n")[0] for m in j.models)
-            flat += [j.job_id, j.kind, j.spec, j.deadline_ms, j.prompt_bytes, models, single, "\n".join(j.needs)]
+            flat += [j.job_id, j.kind, j.spec, j.deadline_ms, j.prompt_bytes, models, single]
+            flat += [-1 if j.keeps is None else j.keeps, j.priority, json.dumps(j.tags) if j.tags else "", j.due_ms, j.schedule, j.following_ms]
+            flat.append("\n".join(j.needs))
         answers: list[str] = self.run("submit", *flat)
         return answers
 
     def open(self, job_id: str, number: int, *, deadline_ms: int, quorum: int, settle_from: int, chord: bool, digest: str,
-             turns: Sequence[tuple[str, str, bool]]) -> str:
-        """Open round ``number`` over (queue, payload, follows others) triples. ``won`` once; else ``was``, ``cancelled`` or ``gone``."""
-        flat = [x for queue, payload, follows in turns for x in (queue, payload, "1" if follows else "0")]
+             turns: Sequence[tuple[str, str, bool]], kept: Mapping[int, str] | None = None) -> str:
+        """Open round ``number`` over (queue, payload, follows others) triples. ``won`` once; else ``was``, ``later``, ``cancelled`` or ``gone``.
+
+        ``kept``: replies, each that of a member who spoke, that are in from the start (place → JSON or @key).
+        """
+        flat = [x for i, (queue, payload, follows) in enumerate(turns) for x in (queue, payload, "1" if follows else "0", (kept or {}).get(i, ""))]
         answer: str = self.run("open", job_id, number, deadline_ms, quorum, settle_from, int(chord), digest, *flat)
         return answer
 
-    def claim(self, *, most: int, pools: int, queues: Sequence[str], named: Seat | None = None, lease_ms: int = LEASE_MS) -> Claimed:
-        """Lease up to ``most`` turns, the ``named`` one first."""
-        answer = self.run("claim", uuid.uuid4().hex[:8], lease_ms, most, pools, named.key if named else "", *queues)
-        rows = [answer[k:k + 10] for k in range(2, len(answer), 10)]
+    def claim(self, *, most: int, pools: int, queues: Sequence[str], named: Seat | None = None, pool: str = "",
+              lease_ms: int = LEASE_MS) -> Claimed:
+        """Lease up to ``most`` turns for ``pool``, in the queues' order; ``named`` is the one a doorbell asks about."""
+        answer = self.run("claim", uuid.uuid4().hex[:8], lease_ms, most, pools, named.key if named else "", pool, *queues)
+        rows = [answer[k:k + 11] for k in range(2, len(answer), 11)]
         claims = tuple(Claim(seat=Seat(r[0], int(r[1]), int(r[2])), fence=r[3], attempt=int(r[4]), deaths=int(r[5]), kind=r[6], spec=r[7],
-                             payload=r[8], queue=r[9])
+                             payload=r[8], queue=r[9], alone=r[10] == "1")
                        for r in rows)
         return Claimed(named=answer[0], left=int(answer[1]), claims=claims)
 
@@ -211,6 +125,13 @@ class Ledger:
                 self.run("record", seat.job_id, seat.round, seat.turn, claim.fence, reply, int(spoke), int(attended), pipe=pipe)
             answers = pipe.execute()
         return [Recorded(status=a[0], closed=a[1], ring=a[2]) for a in answers]
+
+    def postpone(self, claim: Claim, cause: Cause, retry: Retry, *, jitter: float) -> Literal["later", "over", "lost"]:
+        """Have a turn that failed tried again, as ``retries.delay_s`` says. ``over``: that was done often enough; ``lost``: it is no longer ours."""
+        seat = claim.seat
+        answer: Literal["later", "over", "lost"] = self.run("postpone", seat.job_id, seat.round, seat.turn, claim.fence, cause, retry.most,
+                                                            retry.first_s * 1000, retry.longest_s * 1000, jitter, int(retry.alone))
+        return answer
 
     def close(self, job_id: str, number: int, reason: ClosedBy, *, from_chord: bool = False) -> str:
         """End a round, once. ``won``, ``was``, ``notyet`` or ``gone``."""
@@ -236,9 +157,9 @@ class Ledger:
         answer: str = self.run("cancel", job_id)
         return answer
 
-    def forget(self, job_id: str, *, state: str, kind: str, conflicts: int = 0) -> bool:
-        """Drop a job whose result is in S3, and tell who waits."""
-        return bool(self.run("forget", job_id, state, kind, conflicts))
+    def forget(self, job_id: str, *, state: str, kind: str, conflicts: int = 0, letter: str = "") -> bool:
+        """Drop a job whose result is in S3, and tell who waits; ``letter``: what the dead letters say of it (JSON)."""
+        return bool(self.run("forget", job_id, state, kind, conflicts, letter))
 
     def place(self, pool: str, models: Mapping[str, Mapping[str, object]], *, origin: str = "") -> None:
         """Say what ``pool`` is meant to serve: checkpoint → {queue, context, longest_token_bytes}."""
@@ -318,13 +239,14 @@ class Ledger:
     def job(self, job_id: str) -> LedgerJob | None:
         """A job in flight, or None where the ledger does not (or no longer) know it."""
         with away():
-            h: dict[str, str] = self.redis.hgetall(self.key(f"job:{job_id}"))
+            h: dict[str, Any] = self.redis.hgetall(self.key(f"job:{job_id}"))
         if "st" not in h:
             return None
-        current = int(h["cur"])
+        current, state = int(h["cur"]), h["st"]
         return LedgerJob(
-            job_id=job_id, state="cancelled" if h["st"] == "cancelled" else "open", kind=h["k"], spec=h["sp"], current=current,
-            submitted_ms=int(h["at"]), deadline_ms=int(h["dl"]), round=_round(h, current) if current >= 0 else None,
+            job_id=job_id, state=state if state in ("cancelled", "later") else "open", kind=h["k"], spec=h["sp"], current=current,
+            submitted_ms=int(h["at"]), deadline_ms=int(h["dl"]), round=round_of(h, current) if current >= 0 else None,
+            due_ms=int(h.get("du", 0)), keeps=int(h["kp"]) if "kp" in h else None,
         )
 
     def jobs(self, most: int = 100) -> list[tuple[str, float]]:
@@ -349,21 +271,9 @@ class Ledger:
 #: what ``symposia stats`` always shows
 COUNTERS = (
     "jobs_submitted", "jobs_done", "jobs_failed", "jobs_cancelled", "calls_started", "calls_recorded", "calls_repeated",
-    "calls_handed_back", "in_flight_at_kills", "stale_replies", "late_replies", "forward_passes", "loads", "commit_conflicts",
+    "dead_letters", "calls_handed_back", "calls_failed", *(f"retried_{cause}" for cause in RETRIES),
+    "in_flight_at_kills", "stale_replies", "late_replies", "forward_passes", "loads", "commit_conflicts",
 )
-
-
-def _round(h: Mapping[str, str], r: int) -> LedgerRound:
-    turns = []
-    for i in range(int(h[f"n:{r}"])):
-        at = f"{r}:{i}"
-        turns.append(LedgerTurn(state=h.get(f"t:{at}", "x"), queue=h.get(f"qn:{at}", ""), payload=h.get(f"p:{at}", ""), reply=h.get(f"v:{at}", ""),
-                                attempts=int(h.get(f"a:{at}", 0)), claimed_ms=int(h.get(f"cl:{at}", 0))))
-    closed: Any = h.get(f"c:{r}")
-    return LedgerRound(
-        number=r, digest=h.get(f"g:{r}", ""), closed=closed, closed_ms=int(h.get(f"ca:{r}", 0)),
-        counted=tuple(int(x) for x in h.get(f"k:{r}", "").split(",") if x), deadline_ms=int(h[f"d:{r}"]), turns=tuple(turns),
-    )
 
 
 def _flat(held: Iterable[tuple[Seat, str]]) -> Iterator[object]:
@@ -378,15 +288,18 @@ def redis_url(url: str) -> str:
     return url
 
 
+_FULL = "Redis has reached its maxmemory and takes nothing more; nothing was recorded. Wait for jobs to end, or raise maxmemory."
+
+
 @contextmanager
 def away() -> Iterator[None]:
-    """Redis' own errors as BrokerUnavailable, each with its remedy."""
+    """Redis' own errors as BrokerUnavailable, or Busy where it is full, each with its remedy."""
     try:
         yield
     except redis.exceptions.AuthenticationError as error:
         raise BrokerUnavailable(f"Redis refuses the credentials ({error}). Check SYMPOSIA_BROKER_URL.") from error
     except redis.exceptions.OutOfMemoryError as error:
-        raise BrokerUnavailable("Redis has reached its maxmemory and takes nothing more. Wait for jobs to end, or raise maxmemory.") from error
+        raise Busy(_FULL, retry_after_s=5.0) from error
     except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError, OSError) as error:
         raise BrokerUnavailable(f"Redis cannot be reached ({error}). Start it (`symposia up`), or check SYMPOSIA_BROKER_URL.") from error
     except redis.exceptions.ResponseError as error:
@@ -394,5 +307,5 @@ def away() -> Iterator[None]:
         if "MISCONF" in text or "READONLY" in text:
             raise BrokerUnavailable(f"Redis does not write ({text[:160]}). See its log: a full disk or a replica is the usual cause.") from error
         if "OOM" in text:
-            raise BrokerUnavailable("Redis has reached its maxmemory and takes nothing more. Wait for jobs to end, or raise maxmemory.") from error
+            raise Busy(_FULL, retry_after_s=5.0) from error
         raise

@@ -9,6 +9,9 @@ from typing import Any
 from symposia_shared.errors import BrokerUnavailable
 from symposia_shared.ledger import Ledger
 
+#: seconds without a heartbeat after which a worker is taken to hang; its leases ended long before
+HUNG_S = 20.0
+
 
 class Heartbeats(threading.Thread):
     """The last heartbeats seen, by pid. Raises BrokerUnavailable when made while Redis is away.
@@ -22,14 +25,24 @@ class Heartbeats(threading.Thread):
         self.ledger, self.host, self.every_s = ledger, host, every_s
         self._old = ledger.workers()
         self._beats: Mapping[int, Mapping[str, Any]] = {}
+        #: pid → the beat's own time, and for how long of this thread's looks it has been the same
+        self._still: dict[int, tuple[object, float]] = {}
         self._over = threading.Event()
 
     def run(self) -> None:
         while not self._over.wait(self.every_s):
             try:
-                self._beats = by_pid(self.ledger.workers(), self.host, old=self._old)
+                self.see(by_pid(self.ledger.workers(), self.host, old=self._old))
             except BrokerUnavailable:
-                continue  # what was last seen stands until the broker is back
+                self._still = {}  # what was last seen stands until the broker is back, and the pools could not beat either
+
+    def see(self, beats: Mapping[int, Mapping[str, Any]]) -> None:
+        """Take what was read in one look."""
+        still: dict[int, tuple[object, float]] = {}
+        for pid, beat in beats.items():
+            at, since = self._still.get(pid, (None, 0.0))
+            still[pid] = (beat.get("beat_at"), since + self.every_s if at == beat.get("beat_at") else 0.0)
+        self._beats, self._still = beats, still
 
     def stop(self) -> None:
         """End; a read that hangs is not waited for."""
@@ -38,6 +51,10 @@ class Heartbeats(threading.Thread):
     def ready(self, pid: int) -> bool:
         """Whether the process of this pid has said that it is ready."""
         return bool(self._beats.get(pid, {}).get("ready_at"))
+
+    def hung(self, pid: int | None) -> bool:
+        """Whether a process that has beaten does so no more: counted in looks that found Redis there, so that no clock and no outage mislead."""
+        return self._still.get(pid or 0, (None, 0.0))[1] >= HUNG_S
 
     def engine(self, pid: int | None) -> int | None:
         """The engine process of the pool of this pid."""

@@ -17,7 +17,7 @@ from symposia_worker.stack.blueprint import Blueprint, Plan, draw
 from symposia_worker.stack.commands import SYMPOSIA, WorkerCommands
 from symposia_worker.stack.disk import DiskSync
 from symposia_worker.stack.folder import Folder
-from symposia_worker.stack.heartbeats import Heartbeats
+from symposia_worker.stack.heartbeats import HUNG_S, Heartbeats
 from symposia_worker.stack.part import Child, Part, began
 from symposia_worker.stack.stopping import end_leftovers, stop_children
 
@@ -148,6 +148,9 @@ class Supervisor:
             if child.reap(now) is not None:
                 when = f"in {child.start_at - now:.1f} s" if child.start_at > now else "now"
                 self.listener.say(f"{child.part.name} (pid {was}) has ended, {child.reason}; it starts again {when}")
+            if child.condition == "ready" and self._heartbeats and self._heartbeats.hung(child.pid):
+                self.listener.say(f"{child.part.name} (pid {child.pid}) has not beaten for {HUNG_S:.0f} s; it is killed")
+                child.signal(signal.SIGKILL)
             if child.condition == "waiting" and now >= child.start_at:
                 self._start_child(child, now)
             if child.look():

@@ -1,47 +1,84 @@
--- Leases turns to a pool: first the one a doorbell names (ARGV[5], or ''), then the oldest of the queues ARGV[6..], up to ARGV[3] in all,
--- and no more of a queue than its share among ARGV[4] pools. Only what is queued can be claimed: the sweeper alone declares a lease lost.
--- Answers {what became of the named turn, turns left ready, then per turn: job, round, turn, fence, attempt, engine deaths, kind, spec, payload, queue}.
+-- Leases turns to a pool, up to ARGV[3] in all: in turn one of each queue (ARGV[7..]), that first which was served the longest ago, and of a
+-- queue the one with the lowest score; no more of a queue than its share among ARGV[4] pools, none that is paused, none where the pool
+-- (ARGV[6]) is. Only what is queued can be claimed: the sweeper alone declares a lease lost.
+-- Answers {what became of the turn a doorbell named (ARGV[5], or ''), turns left ready, then per turn: job, round, turn, fence, attempt,
+-- engine deaths, kind, spec, payload, queue, '1' if it is to run alone}.
 local nonce, lease, most, pools, named = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
 local out = {'none', 0}
 local taken = 0
+local paused = {}
+frees()
+wake()
+for k, v in ipairs(redis.call('HGETALL', P .. 'paused')) do
+  if k % 2 == 1 then paused[#paused + 1] = v else paused[paused[#paused]] = v end
+end
+local stopped = paused['pool:' .. ARGV[6]]
 
-local function take(job, r, i, limit_lost)
+local function take(job, r, i)
   local j, at = J(job), r .. ':' .. i
-  local v = redis.call('HMGET', j, 't:' .. at, 'c:' .. r, 'qn:' .. at, 'k', 'sp', 'p:' .. at, 'e:' .. at)
-  if not v[1] then return 'gone' end
-  if v[2] then return 'closed' end
-  if string.sub(v[1], 1, 1) == 'd' then return 'recorded' end
-  if string.sub(v[1], 1, 1) ~= 'q' then return 'leased' end
+  local v = redis.call('HMGET', j, 't:' .. at, 'c:' .. r, 'qn:' .. at, 'k', 'sp', 'p:' .. at, 'e:' .. at, 'al:' .. at)
+  if not v[1] or v[2] or string.sub(v[1], 1, 1) ~= 'q' then return false end
   local attempt = redis.call('HINCRBY', j, 'a:' .. at, 1)
   local fence = attempt .. '.' .. nonce .. '.' .. taken
   redis.call('HSET', j, 't:' .. at, 'l:' .. fence, 'cl:' .. at, now)
   dequeue(job, r, i, v[3])
   redis.call('ZADD', P .. 'leases', now + lease, M(job, r, i))
   count('calls_started')
-  if attempt > 1 then count('calls_repeated') end
-  for _, x in ipairs({job, r, i, fence, attempt, v[7] or 0, v[4], v[5], v[6] or '', v[3]}) do out[#out + 1] = x end
+  -- one that failed is queued as 'q', one whose pool or engine died as 'q:FENCE': only the latter repeats a call
+  if attempt > 1 and v[1] ~= 'q' then count('calls_repeated') end
+  for _, x in ipairs({job, r, i, fence, attempt, v[7] or 0, v[4], v[5], v[6] or '', v[3], v[8] or ''}) do out[#out + 1] = x end
   taken = taken + 1
-  return 'ok'
+  return true
+end
+
+local open_queues, listed = {}, {}
+for k = 7, #ARGV do
+  local queue = ARGV[k]
+  listed[queue] = true
+  local waiting = not stopped and paused['queue:' .. queue] ~= 'paused' and redis.call('ZCARD', ready(queue)) or 0
+  if waiting > 0 then
+    local share = math.min(most, math.ceil(waiting / math.max(pools, 1)))
+    local turns = share > 0 and redis.call('ZRANGE', ready(queue), 0, share - 1) or {}
+    open_queues[#open_queues + 1] = {queue = queue, turns = turns, at = 0, place = k, had = 0, waiting = waiting}
+  end
+end
+local many = #open_queues > 1
+if many then
+  for _, o in ipairs(open_queues) do o.at = tonumber(redis.call('HGET', P .. 'served', o.queue) or 0) end
+  table.sort(open_queues, function(a, b) if a.at ~= b.at then return a.at < b.at end return a.place < b.place end)
+end
+local nth, more = 1, true
+while more and taken < most do
+  more = false
+  for _, o in ipairs(open_queues) do
+    local m = taken < most and o.turns[nth]
+    if m then
+      more = true
+      local job, r, i = split(m)
+      if take(job, r, i) then
+        o.had = o.had + 1
+        if many then redis.call('HSET', P .. 'served', o.queue, redis.call('HINCRBY', P .. 'served', '#', 1)) end
+      else redis.call('ZREM', ready(o.queue), m) end
+    end
+  end
+  nth = nth + 1
+end
+for _, o in ipairs(open_queues) do
+  if o.had > 0 then drained(o.queue, o.had) end
+  out[2] = out[2] + o.waiting - o.had
 end
 
 if named ~= '' then
   local job, r, i = split(named)
-  if most > 0 then out[1] = take(job, r, i) else
-    local t = redis.call('HGET', J(job), 't:' .. r .. ':' .. i)
-    out[1] = (not t and 'gone') or (string.sub(t, 1, 1) == 'q' and 'queued') or (string.sub(t, 1, 1) == 'l' and 'leased') or 'recorded'
-  end
-end
-for k = 6, #ARGV do
-  local queue = ready(ARGV[k])
-  local waiting = redis.call('ZCARD', queue)
-  local share = math.min(most - taken, math.ceil(waiting / math.max(pools, 1)))
-  if share > 0 then
-    for _, m in ipairs(redis.call('ZRANGE', queue, 0, share - 1)) do
-      local job, r, i = split(m)
-      local got = take(job, r, i)
-      if got ~= 'ok' then redis.call('ZREM', queue, m) end
-    end
-  end
-  out[2] = out[2] + redis.call('ZCARD', queue)
+  local v = redis.call('HMGET', J(job), 't:' .. r .. ':' .. i, 'c:' .. r, 'qn:' .. r .. ':' .. i)
+  local t = string.sub(v[1] or '', 1, 1)
+  if not v[1] then out[1] = 'gone'
+  elseif v[2] then out[1] = 'closed'
+  elseif t == 'q' and (stopped or paused['queue:' .. v[3]] == 'paused') then out[1] = 'paused'
+  elseif t == 'q' and not listed[v[3]] and taken < most and take(job, r, i) then out[1] = 'ok'
+  elseif t == 'q' then out[1] = 'queued'
+  elseif t == 'b' then out[1] = 'later'
+  elseif t == 'l' then out[1] = string.find(v[1], '.' .. nonce .. '.', 1, true) and 'ok' or 'leased'
+  else out[1] = 'recorded' end
 end
 return out

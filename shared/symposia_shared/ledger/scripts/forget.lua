@@ -1,8 +1,12 @@
--- The result is in S3: the job leaves the ledger, and whoever waits is told. ARGV: job, state, kind, conflicts.
+-- The result is in S3: the job leaves the ledger, and whoever waits is told. ARGV: job, state, kind, conflicts, its dead letter (JSON) or ''.
+frees()
 local job, state = ARGV[1], ARGV[2]
 if redis.call('EXISTS', J(job)) == 0 then return 0 end
 local cur = redis.call('HGET', J(job), 'cur')
+local tags = redis.call('HGET', J(job), 'tg')
+for _, tag in ipairs(tags and cjson.decode(tags) or {}) do redis.call('SREM', P .. 'tag:' .. tag, job) end
 redis.call('UNLINK', J(job))
+redis.call('ZREM', P .. 'later', job)
 redis.call('ZREM', P .. 'jobs', job)
 redis.call('ZREM', P .. 'advance', job)
 redis.call('ZREM', P .. 'deadlines', job .. '|' .. cur)
@@ -13,6 +17,17 @@ if over > 0 then
   local old = redis.call('ZRANGE', P .. 'ended', 0, over - 1)
   redis.call('HDEL', P .. 'endings', unpack(old))
   redis.call('ZREM', P .. 'ended', unpack(old))
+end
+if ARGV[5] ~= '' then
+  redis.call('ZADD', P .. 'dead', now, job)
+  redis.call('HSET', P .. 'letters', job, ARGV[5])
+  count('dead_letters')
+  local dead = redis.call('ZCARD', P .. 'dead') - 10000
+  if dead > 0 then
+    local old = redis.call('ZRANGE', P .. 'dead', 0, dead - 1)
+    redis.call('HDEL', P .. 'letters', unpack(old))
+    redis.call('ZREM', P .. 'dead', unpack(old))
+  end
 end
 count('jobs_' .. state)
 if tonumber(ARGV[4]) > 0 then count('commit_conflicts', tonumber(ARGV[4])) end

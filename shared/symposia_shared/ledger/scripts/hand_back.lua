@@ -1,5 +1,6 @@
 -- A pool gives leased turns back: its engine died (ARGV[1] = 'killed') or it stops before they began ('unused').
 -- Per turn: job, round, turn, fence.
+frees()
 local given = 0
 for k = 2, #ARGV, 4 do
   local job, r, i, fence = ARGV[k], ARGV[k + 1], ARGV[k + 2], ARGV[k + 3]

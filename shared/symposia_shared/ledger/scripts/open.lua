@@ -8,7 +8,7 @@ if tonumber(v[2]) ~= r - 1 or (r > 0 and not v[3]) then return 'was' end
 if r > 0 then
   for i = 0, tonumber(v[4]) - 1 do
     local at = (r - 1) .. ':' .. i
-    redis.call('HDEL', j, 't:' .. at, 'p:' .. at, 'v:' .. at, 'qn:' .. at, 'a:' .. at, 'cl:' .. at, 'e:' .. at)
+    redis.call('HDEL', j, 't:' .. at, 'p:' .. at, 'v:' .. at, 'qn:' .. at, 'a:' .. at, 'cl:' .. at, 'e:' .. at, 'y:' .. at, 'al:' .. at)
   end
 end
 local turns = {}

@@ -1,4 +1,5 @@
 -- Turns whose predecessors have ended are queued. ARGV: job, round, then per turn: place, payload. Answers the places that were released.
+frees()
 local job, r = ARGV[1], ARGV[2]
 local j = J(job)
 local out = {}

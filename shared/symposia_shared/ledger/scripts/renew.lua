@@ -1,4 +1,5 @@
 -- One heartbeat of a pool: extends every lease it still holds. Per turn: job, round, turn, fence. Answers those that are lost.
+frees()
 local lease = tonumber(ARGV[1])
 local lost = {}
 for k = 2, #ARGV, 4 do

@@ -1,7 +1,21 @@
--- Records jobs. Per job: id, kind, spec, deadline_ms, bytes of the longest prompt, models (joined by a newline), '1' if it is of one turn,
--- and what each model must be able to do (joined by a newline; 'a|b': either).
--- Such a job's round is opened here; anything else waits in 'advance' for the coordinator. Answers one line per job.
-local out = {}
+-- Records jobs. First the limits: turns of one queue, jobs in all, share of maxmemory. Then per job: id, kind, spec, deadline_ms, bytes of the
+-- longest prompt, models (joined by a newline), '1' if it is of one turn, rounds kept of the job it tries again, class, tags (JSON), due at,
+-- schedule and the time of its next occurrence, and what each model must be able to do (joined by a newline; 'a|b': either).
+-- A job of one turn has its round opened here; anything else waits in 'advance' for the coordinator; a later one in 'later' for its time.
+-- Answers one line per job; once one was refused because all is busy, so are those behind it.
+local most_turns, most_jobs = tonumber(ARGV[1]), tonumber(ARGV[2])
+local out, busy = {}, nil
+local memory = redis.call('INFO', 'memory')
+local used, most_memory = tonumber(string.match(memory, 'used_memory:(%d+)')), tonumber(string.match(memory, 'maxmemory:(%d+)'))
+local full = most_memory > 0 and used > most_memory * tonumber(ARGV[3])
+
+local function crowded(queue)
+  local waiting = redis.call('ZCARD', ready(queue))
+  if waiting >= most_turns then return 'busy ' .. seconds_for(queue, waiting - most_turns * 0.9) .. ' queue ' .. waiting .. ' ' .. queue end
+  local jobs = redis.call('ZCARD', P .. 'jobs')
+  if jobs >= most_jobs then return 'busy ' .. seconds_for(queue, jobs - most_jobs * 0.9) .. ' jobs ' .. jobs .. ' ' .. queue end
+  if full then return 'busy ' .. seconds_for(queue, math.max(1, waiting / 10)) .. ' memory ' .. used .. ' ' .. queue end
+end
 
 -- The first need that a placement's capabilities do not meet; what a pool has not said of a checkpoint is not held against it.
 local function unmet(place, needs)
@@ -15,8 +29,9 @@ local function unmet(place, needs)
   end
 end
 
-for k = 1, #ARGV, 8 do
+for k = 4, #ARGV, 14 do
   local job, kind, spec, deadline, bytes = ARGV[k], ARGV[k + 1], ARGV[k + 2], tonumber(ARGV[k + 3]), tonumber(ARGV[k + 4])
+  local keeps, class, tags, due, schedule, following = tonumber(ARGV[k + 7]), ARGV[k + 8], ARGV[k + 9], tonumber(ARGV[k + 10]), ARGV[k + 11], ARGV[k + 12]
   local refused, queue = nil, nil
   for model in string.gmatch(ARGV[k + 5], '[^\n]+') do
     local where = redis.call('HGET', P .. 'placed', string.sub(model, 1, 5) == 'test/' and 'test/*' or model)
@@ -26,19 +41,35 @@ for k = 1, #ARGV, 8 do
     if bounded and bytes > place.context * place.longest_token_bytes then
       refused = 'toolong ' .. place.context .. ' ' .. place.longest_token_bytes .. ' ' .. model break
     end
-    local need = unmet(place, ARGV[k + 7])
+    local need = unmet(place, ARGV[k + 13])
     if need then refused = 'unable ' .. need .. ' ' .. model break end
     queue = place.queue
+    if redis.call('HGET', P .. 'paused', 'queue:' .. queue) == 'draining' then refused = 'draining ' .. model break end
+    busy = busy or crowded(queue)
   end
   if refused then out[#out + 1] = refused
   elseif redis.call('EXISTS', J(job)) == 1 or redis.call('ZSCORE', P .. 'ended', job) then out[#out + 1] = 'exists'
+  elseif schedule ~= '' and tonumber(redis.call('ZSCORE', P .. 'occurrences', schedule) or -1) ~= due then out[#out + 1] = 'exists'
+  elseif busy then out[#out + 1] = busy
   else
-    redis.call('HSET', J(job), 'st', 'open', 'k', kind, 'sp', spec, 'cur', -1, 'at', now, 'dl', now + deadline)
+    local later = schedule == '' and due > now
+    redis.call('HSET', J(job), 'st', later and 'later' or 'open', 'k', kind, 'sp', spec, 'cur', -1, 'at', now, 'dl', math.max(now, due) + deadline)
     redis.call('ZADD', P .. 'jobs', now, job)
+    if class ~= '' then redis.call('HSET', J(job), 'pr', class) end
+    if tags ~= '' then
+      redis.call('HSET', J(job), 'tg', tags)
+      for _, tag in ipairs(cjson.decode(tags)) do redis.call('SADD', P .. 'tag:' .. tag, job) end
+    end
+    if keeps >= 0 then redis.call('HSET', J(job), 'kp', keeps) end
+    if keeps > 0 then redis.call('HSET', J(job), 'cur', keeps - 1, 'n:' .. (keeps - 1), 0, 'd:' .. (keeps - 1), now, 'c:' .. (keeps - 1), 'all') end
     count('jobs_submitted')
-    if ARGV[k + 6] == '1' then open(job, 0, now + deadline, 0, 0, '0', '', {queue, '', '0'})
+    if schedule ~= '' then redis.call('ZADD', P .. 'occurrences', following, schedule) end
+    if later then
+      redis.call('HSET', J(job), 'du', due, 'dq', queue, 'on', ARGV[k + 6])
+      redis.call('ZADD', P .. 'later', due, job)
+    elseif ARGV[k + 6] == '1' then open(job, 0, now + deadline, 0, 0, '0', '', {queue, '', '0', ''})
     else redis.call('ZADD', P .. 'advance', now, job) end
-    out[#out + 1] = 'ok ' .. queue
+    out[#out + 1] = (later and 'later ' or 'ok ') .. queue
   end
 end
 return out

@@ -1,5 +1,12 @@
 -- What nobody came back for. ARGV[1] '1': leases may be declared lost. ARGV[2]: milliseconds a closed round may wait for its advance.
 -- Answers {jobs to advance, 'job|round' whose turns wait to be released}; each is stamped, so that of several sweepers one takes it.
+frees()
+wake()
+for _, job in ipairs(redis.call('ZRANGEBYSCORE', P .. 'later', '-inf', now, 'LIMIT', 0, 200)) do begin(job) end
+-- where the clock was set back, a lease would last as long as it was set back by
+for _, m in ipairs(redis.call('ZRANGEBYSCORE', P .. 'leases', now + 60000, '+inf', 'LIMIT', 0, 500)) do
+  redis.call('ZADD', P .. 'leases', now + 10000, m)
+end
 if ARGV[1] == '1' then
   for _, m in ipairs(redis.call('ZRANGEBYSCORE', P .. 'leases', '-inf', now, 'LIMIT', 0, 500)) do
     local job, r, i = split(m)
