@@ -9,6 +9,7 @@ import re
 from typing import TYPE_CHECKING, Any, Literal
 
 from symposia_shared.errors import BrokerUnavailable
+from symposia_shared.signing import HEADER, signature
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -41,12 +42,13 @@ def celery_app(settings: Settings, *, role: Literal["producer", "worker", "monit
     """A Celery app of our own: never the current one, never the default one, JSON only.
 
     The producer's has no result backend, so that it neither subscribes nor stores (facts: celery §6); the worker's keeps
-    chords in the same Redis. Every key of kombu's, ``unacked`` included, starts with our prefix.
+    chords in the same Redis. Every key of kombu's, ``unacked`` included, starts with our prefix. What producer and worker send
+    is signed; the monitor has no key, so nothing it sent would be taken. Raises StackUnavailable where no key is known.
     """
     from kombu import Exchange, Queue
 
     url = settings.broker
-    app = _own_app(url, backend=url if role == "worker" else "disabled")
+    app = _own_app(url, backend=url if role == "worker" else "disabled", key=None if role == "monitor" else settings.signing_key)
     transport = {
         "global_keyprefix": settings.prefix, "visibility_timeout": 3600, "socket_keepalive": True, "socket_connect_timeout": 3,
         "socket_timeout": 30, "health_check_interval": 10, "queue_order_strategy": "round_robin",
@@ -69,12 +71,34 @@ def celery_app(settings: Settings, *, role: Literal["producer", "worker", "monit
     return app
 
 
-def _own_app(broker: str, *, backend: str) -> Celery:
+def _own_app(broker: str, *, backend: str, key: bytes | None) -> Celery:
     """An app that an application's CELERY_BROKER_URL or CELERY_RESULT_BACKEND cannot lead elsewhere: Celery puts those
-    variables before what an app is told."""
+    variables before what an app is told. ``key``: signs what it sends, and what it receives must be signed with."""
     from celery import Celery
+    from celery.app.amqp import AMQP
+
+    class Signing(AMQP):
+        def _create_task_sender(self) -> Any:
+            send = super()._create_task_sender()
+
+            def send_signed(producer: Any, name: str, message: Any, **options: Any) -> Any:
+                if key is not None:
+                    message.headers[HEADER] = signature(key, message.headers, message.body)
+                return send(producer, name, message, **options)
+
+            return send_signed
 
     class Own(Celery):
+        amqp_cls = Signing
+        message_key = key
+
+        def _get_backend(self) -> Any:
+            backend = super()._get_backend()
+            # nobody here waits for a Celery result; stock would subscribe to a channel for each task sent, for ever (celery #4824)
+            backend.on_task_call = lambda *_, **__: None
+            backend.add_pending_result = lambda result, *_, **__: result
+            return backend
+
         def connection_for_read(self, url: str | None = None, **options: Any) -> Any:
             return super().connection_for_read(url or broker, **options)
 

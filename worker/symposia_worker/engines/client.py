@@ -196,7 +196,7 @@ def engine_environ(threads: int) -> dict[str, str]:
 
     Spinning OpenMP threads cost a factor of ten on a busy machine (pytorch #57715), and both must be set before torch is imported.
     """
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("SYMPOSIA_BROKER", "SYMPOSIA_S3", "AWS_", "CELERY_"))}
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("SYMPOSIA_BROKER", "SYMPOSIA_S3", "SYMPOSIA_MESSAGE", "AWS_", "CELERY_"))}
     return kept | {
         "OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE", "MKL_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false",
         "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1",

@@ -78,7 +78,8 @@ class Blueprint:
         parts += [Part(role="pool", name=order.name, device=order.share.device, command=commands.pool(order), folder=self.folder.path,
                        log=logs / f"{order.share.pool}.log", environ=environ, ready=ready, grace_s=WORKER_GRACE_S) for order in orders]
         if self.plan.flower:
-            parts.append(services.flower(self.folder, self.credentials, self.ports, environ=environ))
+            unsigned = {name: value for name, value in environ.items() if name != "SYMPOSIA_MESSAGE_KEY"}  # Flower sends no task
+            parts.append(services.flower(self.folder, self.credentials, self.ports, environ=unsigned))
         return tuple(parts)
 
     def _name(self, name: str) -> str:
