@@ -5,13 +5,15 @@ BIN := $(VENV)/bin
 DEMO_DIR ?= .demo
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test bench gpu lint clean
+.PHONY: help demo test bench gpu lint audit sbom clean
 help:
 	@echo "make demo    install, start a stack in $(DEMO_DIR), let three members of a real model answer, show the verdict"
 	@echo "make test    install, then run every test"
 	@echo "make bench   install, then measure the engines beside their peers, and the queue beside a raw Celery task"
 	@echo "make gpu     the tests and benchmarks that need a CUDA device"
 	@echo "make lint    ruff, mypy --strict and the floors"
+	@echo "make audit   known vulnerabilities of what is installed (asks the advisory service of PyPI)"
+	@echo "make sbom    what is installed, as CycloneDX in dist/sbom.json"
 	@echo "make clean   stop the demo's stack and remove what these made"
 
 $(BIN)/python:
@@ -51,6 +53,20 @@ lint: $(VENV)/.installed
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# in an environment of their own: what they need is not ours to ship
+.venv-tools/.installed: | $(BIN)/python
+	$(PYTHON) -m venv .venv-tools
+	.venv-tools/bin/pip install -q 'pip-audit>=2.9' 'cyclonedx-bom>=7'
+	@touch $@
+
+audit: $(VENV)/.installed .venv-tools/.installed
+	.venv-tools/bin/pip-audit --strict --progress-spinner off --skip-editable --path $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+
+sbom: $(VENV)/.installed .venv-tools/.installed
+	@mkdir -p dist
+	.venv-tools/bin/cyclonedx-py environment --output-reproducible --of JSON -o dist/sbom.json $(BIN)/python
+	@$(PYTHON) -c 'import json; print(len(json.load(open("dist/sbom.json"))["components"]), "components in dist/sbom.json")'
+
 clean:
 	-$(BIN)/symposia down --dir $(DEMO_DIR)
-	rm -rf $(DEMO_DIR) $(VENV) .cache .mypy_cache .ruff_cache .hypothesis dist
+	rm -rf $(DEMO_DIR) $(VENV) .venv-tools .cache .mypy_cache .ruff_cache .hypothesis dist

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from symposia_shared.errors import BrokerUnavailable
 from symposia_shared.jobs import SINGLE_KINDS
+from symposia_shared.signing import HEADER, signature
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -42,12 +43,13 @@ def celery_app(settings: Settings, *, role: Literal["producer", "worker", "monit
     """A Celery app of our own: never the current one, never the default one, JSON only.
 
     The producer's has no result backend, so that it neither subscribes nor stores (facts: celery §6); the worker's keeps
-    chords in the same Redis. Every key of kombu's, ``unacked`` included, starts with our prefix.
+    chords in the same Redis. Every key of kombu's, ``unacked`` included, starts with our prefix. What producer and worker send
+    is signed; the monitor has no key, so nothing it sent would be taken. Raises StackUnavailable where no key is known.
     """
     from kombu import Exchange, Queue
 
     url = settings.broker
-    app = _own_app(url, backend=url if role == "worker" else "disabled")
+    app = _own_app(url, backend=url if role == "worker" else "disabled", key=None if role == "monitor" else settings.signing_key)
     transport = {
         "global_keyprefix": settings.prefix, "visibility_timeout": 3600, "socket_keepalive": True, "socket_connect_timeout": 3,
         "socket_timeout": 30, "health_check_interval": 10, "queue_order_strategy": "round_robin",
@@ -70,28 +72,51 @@ def celery_app(settings: Settings, *, role: Literal["producer", "worker", "monit
     return app
 
 
-def _own_app(broker: str, *, backend: str) -> Celery:
+def _own_app(broker: str, *, backend: str, key: bytes | None) -> Celery:
     """An app that an application's CELERY_BROKER_URL or CELERY_RESULT_BACKEND cannot lead elsewhere: Celery puts those
-    variables before what an app is told."""
+    variables before what an app is told. ``key``: signs what it sends, and what it receives must be signed with."""
     from celery import Celery
-    from celery.app.amqp import AMQP
+    from celery.app import amqp
 
-    class Brief(AMQP):
-        """Messages without the headers that say nothing: a fifth of a doorbell's bytes, and a doorbell is half of a queued job's."""
+    stock: Any = Celery  # what is overridden here no stub knows
+    stock_amqp: Any = amqp.AMQP
+
+    class Messages(stock_amqp):  # type: ignore[misc]
+        """Messages without the headers that say nothing (a fifth of a doorbell's bytes, and a doorbell is half of a queued job's), signed."""
 
         def as_task_v2(self, *args: Any, **options: Any) -> Any:
             message = super().as_task_v2(*args, **options)
             headers = {k: v for k, v in message.headers.items() if k != "origin" and v not in (None, {}, [None, None])}
             return message._replace(headers=headers)
 
-    class Own(Celery):
+        def _create_task_sender(self) -> Any:
+            send = super()._create_task_sender()
+
+            def send_signed(producer: Any, name: str, message: Any, **options: Any) -> Any:
+                if key is not None:
+                    message.headers[HEADER] = signature(key, message.headers, message.body)
+                return send(producer, name, message, **options)
+
+            return send_signed
+
+    class Own(stock):  # type: ignore[misc]
+        message_key = key
+
+        def _get_backend(self) -> Any:
+            backend = super()._get_backend()
+            # nobody here waits for a Celery result; stock would subscribe to a channel for each task sent, for ever (celery #4824)
+            backend.on_task_call = lambda *_, **__: None
+            backend.add_pending_result = lambda result, *_, **__: result
+            return backend
+
+
         def connection_for_read(self, url: str | None = None, **options: Any) -> Any:
             return super().connection_for_read(url or broker, **options)
 
         def connection_for_write(self, url: str | None = None, **options: Any) -> Any:
             return super().connection_for_write(url or broker, **options)
 
-    app = Own("symposia", set_as_current=False, broker=broker, amqp=Brief)
+    app: Celery = Own("symposia", set_as_current=False, broker=broker, amqp=Messages)
     app.backend_cls = backend
     return app
 

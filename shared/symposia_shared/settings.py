@@ -14,6 +14,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from symposia_shared.errors import BadInput, StackUnavailable
 
 CREDENTIALS = "credentials.json"
+#: characters of a message key at least
+SHORTEST_KEY = 16
 
 
 class S3Settings(BaseModel):
@@ -47,6 +49,8 @@ class Settings(BaseSettings):
     broker_url: SecretStr | None = None
     s3: S3Settings = S3Settings()
     limits: LimitSettings = LimitSettings()
+    #: the key that messages are signed with, the same for all producers and workers of a deployment
+    message_key: SecretStr | None = None
     #: every Redis key and channel of ours starts with it
     prefix: str = "symposia:"
     #: the stack's folder
@@ -58,6 +62,21 @@ class Settings(BaseSettings):
         if not re.fullmatch(r"[A-Za-z0-9_.-]{1,40}:", prefix):
             raise ValueError("a prefix is 1 to 40 letters, digits, '.', '_' or '-' and a colon, such as 'symposia:'")
         return prefix
+
+    @field_validator("message_key")
+    @classmethod
+    def _long_enough(cls, key: SecretStr | None) -> SecretStr | None:
+        if key is not None and len(key.get_secret_value()) < SHORTEST_KEY:
+            raise ValueError(f"a message key has at least {SHORTEST_KEY} characters; make one with `openssl rand -hex 24`")
+        return key
+
+    @property
+    def signing_key(self) -> bytes:
+        """The key that messages are signed with. Raises StackUnavailable where none is known."""
+        if self.message_key is None:
+            raise StackUnavailable("No message key is known, so no message can be signed or trusted. Set SYMPOSIA_MESSAGE_KEY to the same secret "
+                                   "for every producer and worker (`openssl rand -hex 24`), or name the stack's folder with --dir or SYMPOSIA_DIR.")
+        return self.message_key.get_secret_value().encode()
 
     @property
     def external(self) -> bool:
@@ -76,6 +95,7 @@ class Settings(BaseSettings):
         """These settings as environment variables, for a child process."""
         pairs: dict[str, str | None] = {
             "SYMPOSIA_BROKER_URL": self.broker_url.get_secret_value() if self.broker_url else None, "SYMPOSIA_PREFIX": self.prefix,
+            "SYMPOSIA_MESSAGE_KEY": self.message_key.get_secret_value() if self.message_key else None,
             "SYMPOSIA_DIR": str(self.dir), "SYMPOSIA_S3__ENDPOINT_URL": self.s3.endpoint_url, "SYMPOSIA_S3__REGION": self.s3.region,
             "SYMPOSIA_S3__ACCESS_KEY": self.s3.access_key, "SYMPOSIA_S3__BUCKET": self.s3.bucket,
             "SYMPOSIA_S3__SECRET_KEY": self.s3.secret_key.get_secret_value() if self.s3.secret_key else None,
@@ -116,6 +136,8 @@ def _from_credentials(settings: Settings) -> dict[str, Any]:
         update["broker_url"] = found.broker_url
         if "SYMPOSIA_PREFIX" not in os.environ and found.prefix is not None:
             update["prefix"] = found.prefix
+    if settings.message_key is None:
+        update["message_key"] = found.message_key
     if settings.s3.endpoint_url is None and settings.s3.access_key is None:
         update["s3"] = found.s3
     return update
@@ -125,5 +147,6 @@ class _Stored(BaseModel):
     """What ``symposia up`` leaves in a stack's folder, as far as clients need it."""
 
     broker_url: SecretStr
+    message_key: SecretStr | None = None
     prefix: str | None = None
     s3: S3Settings

@@ -2,7 +2,8 @@
 
 1. A worker must not exit when the broker restarts while it holds an unacknowledged message (kombu 5.7: closing the
    collected connection restores messages through a connection that is gone). The message stays in ``unacked``.
-2. A malformed message is put aside in ``PREFIX quarantine`` and never comes back to the next worker.
+2. A message that is malformed, in another form than JSON, or not signed with the deployment's key is put
+   aside in ``PREFIX quarantine`` and never comes back to the next worker.
 
 And Celery's reconnect back-off (2, 4 ... 30 s) is held to a second, or a flapping broker leaves workers deaf.
 """
@@ -17,6 +18,8 @@ from typing import Any
 from celery.utils.log import get_logger
 from celery.worker.consumer import Consumer
 from kombu.transport import redis, virtual
+
+from symposia_shared.signing import authentic
 
 log = get_logger(__name__)
 #: what is overridden here is private to kombu and Celery, and no stub knows it
@@ -40,6 +43,10 @@ def put_aside(channel: Any, error: Exception, body: Any) -> None:
             client.ltrim("quarantine", 0, QUARANTINED - 1)
     except Exception as trouble:
         log.error("it could not even be put aside: %r", trouble)
+
+
+class Unsigned(Exception):
+    """A message that nobody with the deployment's key has sent. No OSError: the consumer would take that for the broker's absence."""
 
 
 class QoS(stock.QoS):
@@ -108,6 +115,7 @@ class SafeConsumer(StockConsumer):
 
         def on_message(message: Any) -> Any:
             try:
+                self._require_signature(message)
                 return inner(message)
             except (*self.connection_errors, MemoryError):
                 raise
@@ -116,6 +124,11 @@ class SafeConsumer(StockConsumer):
                 return None
 
         return on_message
+
+    def _require_signature(self, message: Any) -> None:
+        """Raises for a message that nobody with the deployment's key has sent; one in another form than JSON raises when it is decoded."""
+        if not authentic(self.app.message_key, message.headers, message.payload):
+            raise Unsigned(f"the message for {str(message.headers.get('task'))[:100]!r} is not signed with this deployment's key")
 
     def _quarantine(self, message: Any, error: Exception) -> None:
         try:

@@ -25,6 +25,7 @@ from symposia_shared.scripted import CAPABILITIES as SCRIPTED_CAN
 from symposia_shared.settings import Settings
 from symposia_shared.store import Store
 from symposia_shared.turns import Cause
+from symposia_worker import remote
 from symposia_worker.canvas import CeleryCanvas
 from symposia_worker.coordinator import Coordinator
 from symposia_worker.course import Course
@@ -261,6 +262,7 @@ def _run(app: Celery, running: Program, *, name: str, queues: Sequence[str], con
         # the worker waits for its threads before it stops this step, and they wait for their turns: let these end first
         threading.Thread(target=running.leave, name="leave", daemon=True).start()
 
+    remote.restrict()
     app.steps["worker"].add(Step)
     signals.worker_ready.connect(on_ready, weak=False)
     signals.worker_shutting_down.connect(on_stopping, weak=False)

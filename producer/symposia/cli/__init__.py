@@ -10,7 +10,7 @@ from importlib.util import find_spec
 
 import typer
 
-from symposia.cli import control, dead, doctor, info, jobs, patterns, rehearse, replay, schedule, texts, vote
+from symposia.cli import acl, control, dead, doctor, info, jobs, patterns, rehearse, replay, schedule, texts, vote
 from symposia.cli.options import AsJson, Folder
 from symposia_shared.errors import SymposiaError
 
@@ -36,6 +36,7 @@ def build() -> typer.Typer:
     weights.callback()(lambda: None)
     weights.command("fit")(vote.weights_fit)
     app.add_typer(weights, name="weights", rich_help_panel="Answers")
+    app.command("acl", rich_help_panel="Stack")(acl.acl)
     app.command("info", rich_help_panel="Stack")(_info)
     app.command("doctor", rich_help_panel="Stack")(_doctor)
     for point in sorted(metadata.entry_points(group="symposia.commands"), key=lambda p: p.name):

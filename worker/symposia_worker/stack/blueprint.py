@@ -88,7 +88,8 @@ class Blueprint:
                        log=logs / f"{order.share.pool}.log", environ=environ | _key_for(order.share.device), ready=ready,
                        grace_s=WORKER_GRACE_S) for order in orders]
         if self.plan.flower:
-            parts.append(services.flower(self.folder, self.credentials, self.ports, environ=environ))
+            unsigned = {name: value for name, value in environ.items() if name != "SYMPOSIA_MESSAGE_KEY"}  # Flower sends no task
+            parts.append(services.flower(self.folder, self.credentials, self.ports, environ=unsigned))
         return tuple(parts)
 
     def _name(self, name: str) -> str:

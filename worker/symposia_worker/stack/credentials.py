@@ -35,6 +35,8 @@ class Credentials(Value):
     broker_url: str
     prefix: str
     s3: S3Credentials
+    #: signs the messages
+    message_key: str = ""
     api_key: str
     flower: Login
     embedded: tuple[str, ...] = ()
@@ -61,6 +63,7 @@ def write(folder: Folder, settings: Settings, ports: Ports) -> Credentials:
         broker_url=settings.broker if settings.external else _broker_url(before, ports),
         prefix=settings.prefix if before is None or "prefix" in settings.model_fields_set else before.prefix,
         s3=_external_s3(settings.s3) if external_store(settings) else _embedded_s3(before, settings, ports),
+        message_key=_message_key(before, settings),
         api_key=before.api_key if before else "sym-" + _secret(),
         flower=before.flower if before else Login(user="symposia", password=_secret()),
         embedded=tuple(name for name, external in (("broker", settings.external), ("store", external_store(settings))) if not external),
@@ -78,6 +81,12 @@ def external_store(settings: Settings) -> bool:
 def password(credentials: Credentials) -> str:
     """The broker's password."""
     return urlsplit(credentials.broker_url).password or ""
+
+
+def _message_key(before: Credentials | None, settings: Settings) -> str:
+    if settings.message_key is not None:
+        return settings.message_key.get_secret_value()
+    return (before.message_key if before else "") or _secret()
 
 
 def _broker_url(before: Credentials | None, ports: Ports) -> str:
