@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from stack import SYMPOSIA, Stack, clean_environ, running_stack, wait_for
 
-from endpoint import Says, StandIn, chat, error, stand_in
+from endpoint import Says, StandIn, chat, error, plain, stand_in
 
 pytest.importorskip("xllamacpp", reason="llama.cpp's server comes with pip install 'symposia[test]'")
 pytest.importorskip("gguf", reason="the tiny model is written with gguf, of pip install 'symposia[worker]'")
@@ -94,16 +94,27 @@ def test_a_turn_one_endpoint_cannot_answer_is_answered_by_another(stack: Stack) 
     listed = [{"id": "lab/shared", "owned_by": "system"}]
     with stand_in(models=listed) as broken, stand_in(models=listed) as sound:
         broken.always = error(429, "come back tomorrow", Retry_After="86400")
-        broken.held, sound.always = True, chat("sound")
+        broken.held, sound.always = True, chat("sound", each_s=0.3)  # slow enough for the broken one to ask for more
         with worker(stack, broken):
             handle = stack.client.submit(Inference(model="lab/shared", prompt="?"))
             wait_for(lambda: broken.asked)
-            with worker(stack, sound):
+            with worker(stack, sound, "--max-concurrency", "1"):
                 handles = [handle, *(stack.client.submit(Inference(model="lab/shared", prompt=f"{n}")) for n in range(10))]
                 broken.held = False
                 replies = [h.result(timeout=120) for h in handles]
         assert {r.answer for r in replies} == {"sound"}, replies
         assert replies[0].rounds[0].turns[0].reply.pool.startswith("pool-openai")
+
+
+def test_a_turn_no_endpoint_can_answer_ends_with_its_cause(stack: Stack) -> None:
+    with stand_in(models=[{"id": "lab/spent", "owned_by": "system"}]) as server:
+        server.always = plain({"error": {"message": "You exceeded your current quota", "code": "insufficient_quota"}}, 429)
+        with worker(stack, server):
+            result = stack.client.submit(Inference(model="lab/spent", prompt="?")).wait(timeout=120)
+        reply = result.rounds[0].turns[0].reply
+        assert (result.state, reply.kind) == ("failed", "abstention")
+        assert (reply.cause, "exceeded your current quota" in reply.message) == ("throttled", True)
+        assert len(server.asked) == 3
 
 
 @pytest.mark.parametrize(("models", "options", "said"), [

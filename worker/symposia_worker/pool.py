@@ -224,7 +224,7 @@ class Pool:
         if isinstance(reply, Abstention) and reply.cause in self._hands_on and ticket.claim.attempt < MOST_HANDED_ON:
             log.warning("%s is handed back (%s): %s", ticket.claim.seat.key, reply.cause, reply.message)
             self._rest_until = time.monotonic() + REST_S
-            threading.Thread(target=self._give_back, args=([ticket],), kwargs={"killed": False}, name="hand on", daemon=True).start()
+            threading.Thread(target=self._give_back, args=([ticket],), kwargs={"killed": False, "failed": True}, name="hand on", daemon=True).start()
             return
         timing = Timing(claimed_at=ticket.claimed_at, first_token_at=ticket.first_token_at, last_token_at=time.time())
         self.recorder.put(ticket, reply.model_copy(update={"timing": timing, "pool": self.name}))
@@ -371,9 +371,10 @@ class Pool:
             else:
                 log.info("the engine process of %s is up again, pid %s", self.name, self.engine.pid)
 
-    def _give_back(self, tickets: Sequence[Ticket], *, killed: bool) -> None:
+    def _give_back(self, tickets: Sequence[Ticket], *, killed: bool, failed: bool = False) -> None:
         if tickets:
-            self.recorder.patiently(lambda: self.ledger.hand_back([(t.claim.seat, t.claim.fence) for t in tickets], killed=killed))
+            given = [(t.claim.seat, t.claim.fence) for t in tickets]
+            self.recorder.patiently(lambda: self.ledger.hand_back(given, killed=killed, failed=failed))
         for ticket in tickets:
             self.recorder.end(ticket, "handed back", final=False)
 

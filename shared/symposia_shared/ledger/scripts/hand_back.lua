@@ -1,4 +1,5 @@
--- A pool gives leased turns back: its engine died (ARGV[1] = 'killed') or it stops before they began ('unused').
+-- A pool gives leased turns back: its engine died (ARGV[1] = 'killed'), it stops before they began ('unused'), or its device could not
+-- answer them and another may ('failed': the attempt counts).
 -- Per turn: job, round, turn, fence.
 frees()
 local given = 0
@@ -13,6 +14,8 @@ for k = 2, #ARGV, 4 do
     if ARGV[1] == 'killed' then
       redis.call('HINCRBY', J(job), 'e:' .. at, 1)
       count('in_flight_at_kills')
+    elseif ARGV[1] == 'failed' then
+      count('calls_handed_back')
     else
       redis.call('HINCRBY', J(job), 'a:' .. at, -1)
       count('calls_started', -1)
