@@ -260,6 +260,7 @@ def test_a_base_models_template_is_left_out_and_its_tokens_stay(published: Any) 
     folder = published("qwen2-0.5b")
     into, told = converted(folder, without_template=True)
     assert told.capabilities == ("generate",)
+    assert (into / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
     assert not AutoTokenizer.from_pretrained(into).chat_template
     assert converted_ids(into) == converted_ids(folder)
 

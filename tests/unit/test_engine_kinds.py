@@ -214,6 +214,11 @@ def test_a_chain_of_modules_that_is_not_understood_is_refused(folders: dict[str,
     state_pooling(folder, {"pooling_mode_mean_tokens": True}, "Dense")
     with pytest.raises(BadInput, match="'Dense'"):
         Asked(folder)
+    (folder / "sentence_bert_config.json").write_text('{"do_lower_case": true}')
+    state_pooling(folder, {"pooling_mode_mean_tokens": True})
+    with pytest.raises(BadInput, match="lower case"):
+        Asked(folder)
+    (folder / "sentence_bert_config.json").unlink()
     state_pooling(folder, {"pooling_mode_mean_sqrt_len_tokens": True}, "Normalize")
     with pytest.raises(BadInput, match="mean_sqrt_len"):
         Asked(folder)

@@ -129,6 +129,10 @@ def _write_weights(folder: Path, into: Path, transform: Transform) -> None:
     from safetensors.torch import save_file
 
     files = weight_files(folder)
+    if transform is _as_it_is and all(path.suffix == ".safetensors" for path in files):
+        for path in (*files, *folder.glob("*.safetensors.index.json")):
+            shutil.copyfile(path, into / path.name)
+        return
     tied = _tied(into)
     where: dict[str, str] = {}
     total = 0

@@ -34,7 +34,10 @@ def pooling_of(folder: Path) -> Pooling:
     strange = sorted(set(kinds) - set(_UNDERSTOOD))
     if strange:
         raise ValueError(f"its modules.json has a module {strange[0]!r} behind the encoder; {', '.join(_UNDERSTOOD)} are understood")
-    limit = (_json(folder / "sentence_bert_config.json") or {}).get("max_seq_length")
+    stated_limits = _json(folder / "sentence_bert_config.json") or {}
+    if stated_limits.get("do_lower_case"):
+        raise ValueError("its sentence_bert_config.json has every text put in lower case first, which is not done here")
+    limit = stated_limits.get("max_seq_length")
     longest = limit if isinstance(limit, int) and limit > 0 else None
     if "Pooling" not in kinds:
         return Pooling(longest=longest)

@@ -6,8 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-#: attention that transformers' own MPT refuses: see ``symposia_worker.families.grouped_mpt``
-_GROUPED = ("grouped_query_attention", "multiquery_attention")
+from symposia_worker.families.grouped_mpt import is_grouped
 
 
 def reasons_to_convert(folder: Path, *, without_template: bool = False) -> tuple[str, ...]:
@@ -16,11 +15,10 @@ def reasons_to_convert(folder: Path, *, without_template: bool = False) -> tuple
     ``without_template``: a chat template is one of the reasons.
     """
     config, tokenizer = _json(folder / "config.json"), _json(folder / "tokenizer_config.json")
-    attention = config.get("attn_config")
     reasons = []
     if not any(folder.glob("*.safetensors")) and any(folder.glob("pytorch_model*.bin")):
         reasons.append("its weights are pickles")
-    if config.get("model_type") == "mpt" and isinstance(attention, dict) and attention.get("attn_type") in _GROUPED:
+    if is_grouped(config):
         reasons.append("its MPT shares key and value heads")
     if not (folder / "tokenizer.json").is_file():
         reasons.append("it has no tokenizer.json")
