@@ -63,7 +63,7 @@ class Contender:
         self.ready: Ready | None = None
 
     def __enter__(self) -> Contender:
-        timer = threading.Timer(self.start_within_s, self._process.kill)
+        timer = threading.Timer(self.start_within_s, self._process.terminate)
         timer.start()
         try:
             said = self._read()

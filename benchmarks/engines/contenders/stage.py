@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import threading
 import time
@@ -71,6 +72,7 @@ def serve(make: Callable[[], Contender], *, pids: Callable[[], tuple[int, ...]] 
             out.write(text + "\n")
             out.flush()
 
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("it was not ready in time"))  # so that what it has started is stopped
     contender = make()
     write(line("ready", Ready(load_s=round(time.time() - BEGAN, 2), facts=contender.facts(), pids=pids())))
     for asked in sys.stdin:
