@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from symposia_worker.engines.attention import rows_of
 from symposia_worker.engines.prefill import Line, Prefill, next_group
 from symposia_worker.engines.prefixes import Piece, Prefix, Prefixes
 from symposia_worker.engines.protocol import cause_of
@@ -336,7 +337,8 @@ class Batch:
         lengths = torch.tensor([s.cached for s in rows], device=device)
         mask = torch.arange(longest + 1, device=device)[None, :] >= (longest - lengths)[:, None]
         newest = torch.tensor([[s.ids[-1]] for s in rows], device=device)
-        logits = self._forward(newest, mask.long(), lengths[:, None], self.slots.cache, keep=1)
+        with rows_of([s.cached + 1 for s in rows]):
+            logits = self._forward(newest, mask.long(), lengths[:, None], self.slots.cache, keep=1)
         self.slots.end += 1
         return logits[:, -1]
 
