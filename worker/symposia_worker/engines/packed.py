@@ -37,7 +37,9 @@ def pack(network: Any, *, room_bytes: float) -> int:
 
     A weight that is also the embedding is kept beside its packed form, if ``room_bytes`` allow.
     """
-    if network.device.type != "cpu" or network.dtype != torch.float32 or not torch.backends.mkldnn.is_available():
+    if network.device.type != "cpu" or network.dtype != torch.float32:
+        return 0
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return 0
     embedding, more = network.get_input_embeddings().weight, 0
     for parent in list(network.modules()):

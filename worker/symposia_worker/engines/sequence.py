@@ -115,7 +115,8 @@ class Sequence(Reading):
         super().__init__(request_id, prompt)
         self.sampling, self.stream = sampling, stream
         self.max_new, self.stop_ids = max_new, stop_ids
-        self.grammar, self.walk = form or (None, None)
+        self.grammar: Grammar | None = form[0] if form else None
+        self.walk: Walk | None = form[1] if form else None
         self.transcription = Transcription(decode)
         self.logprob_sum = 0.0
         #: every token chosen, where their log-probabilities were asked for
