@@ -7,11 +7,13 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from typing import Any
 
 import torch
 
-from symposia_worker.engines.prefill import Line, Prefill, next_group
+from symposia_worker.engines.attention import rows_of
+from symposia_worker.engines.prefill import LOOKED_AT, Line, Prefill, next_group
 from symposia_worker.engines.prefixes import Piece, Prefix, Prefixes
 from symposia_worker.engines.protocol import cause_of
 from symposia_worker.engines.sampling import choose, generator_of
@@ -67,6 +69,7 @@ class Batch:
         self._live: dict[str, tuple[Reading, torch.Generator | None]] = {}
         accepted = inspect.signature(model.forward).parameters
         self._takes_positions, self._takes_keep = "position_ids" in accepted, "logits_to_keep" in accepted
+        self._cache_name = "cache" if "cache" in accepted else "past_key_values"  # renamed in transformers 5.24
 
     @property
     def busy(self) -> bool:
@@ -188,7 +191,7 @@ class Batch:
     def _join_twins(self) -> None:
         """Who asks what is being read for another is answered from the same row."""
         lines = [line for p in self.prefills for line in p.lines]
-        for reading in list(self.waiting) if lines else []:
+        for reading in list(islice(self.waiting, LOOKED_AT)) if lines else []:
             twin = next((line for line in lines if self._places > 0 and line.shares(reading)), None)
             if twin is not None:
                 self.waiting.remove(reading)
@@ -210,11 +213,11 @@ class Batch:
         found = self.prefixes.find(self._owner, reading.ids, most=_spared(reading))
         return begun > (found.tokens if found else 0) and self._could_keep(begun)
 
-    def _blocks_shared(self, reading: Reading, ids: tuple[int, ...]) -> int:
+    def _blocks_shared(self, reading: Reading, ids: list[int]) -> int:
         """Tokens of the whole blocks that two prompts begin with."""
         block, most = self.prefixes.block, min(_spared(reading), len(ids))
         same = 0
-        while same + block <= most and tuple(reading.ids[same : same + block]) == ids[same : same + block]:
+        while same + block <= most and reading.ids[same : same + block] == ids[same : same + block]:
             same += block
         return same
 
@@ -336,7 +339,8 @@ class Batch:
         lengths = torch.tensor([s.cached for s in rows], device=device)
         mask = torch.arange(longest + 1, device=device)[None, :] >= (longest - lengths)[:, None]
         newest = torch.tensor([[s.ids[-1]] for s in rows], device=device)
-        logits = self._forward(newest, mask.long(), lengths[:, None], self.slots.cache, keep=1)
+        with rows_of([s.cached + 1 for s in rows]):
+            logits = self._forward(newest, mask.long(), lengths[:, None], self.slots.cache, keep=1)
         self.slots.end += 1
         return logits[:, -1]
 
@@ -366,7 +370,7 @@ class Batch:
 
     def _forward(self, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache: Any, *, keep: int) -> torch.Tensor:
         """Logits of the last ``keep`` columns, (rows, keep, vocabulary)."""
-        given: dict[str, Any] = {"input_ids": ids, "attention_mask": mask, "past_key_values": cache, "use_cache": True}
+        given: dict[str, Any] = {"input_ids": ids, "attention_mask": mask, self._cache_name: cache, "use_cache": True}
         if self._takes_positions:
             given["position_ids"] = positions
         if self._takes_keep:

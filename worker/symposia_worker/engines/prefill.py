@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from itertools import islice
 
 import torch
 from transformers import DynamicCache
@@ -11,13 +12,16 @@ from transformers import DynamicCache
 from symposia_worker.engines.prefixes import Prefix
 from symposia_worker.engines.sequence import Reading
 
+#: waiting requests that are looked at in one step
+LOOKED_AT = 256
+
 
 class Line:
     """One row of a group: tokens that are read once, for one request or for several that ask the same."""
 
     def __init__(self, reading: Reading, prefix: Prefix | None) -> None:
         self.readings = [reading]
-        self.ids = tuple(reading.ids)
+        self.ids = list(reading.ids)
         self.prefix = prefix if prefix is not None and prefix.tokens else None
 
     @property
@@ -27,7 +31,7 @@ class Line:
 
     def shares(self, reading: Reading) -> bool:
         """Whether a request can be answered from this row: the same tokens, and both to be gone on with."""
-        return reading.begin is None and self.readings[0].begin is None and tuple(reading.ids) == self.ids
+        return reading.begin is None and self.readings[0].begin is None and reading.ids == self.ids
 
 
 class Prefill:
@@ -104,7 +108,7 @@ def next_group(
     """Take from ``waiting``, first come first, what may be read together: at most ``places`` requests whose rows are of like
     length and whose padded size is within ``budget`` tokens, the first one whatever its size. Who ``holds`` is passed over."""
     lines: list[Line] = []
-    for reading in list(waiting):
+    for reading in list(islice(waiting, LOOKED_AT)):
         if places <= 0:
             break
         same = next((line for line in lines if line.shares(reading)), None)
