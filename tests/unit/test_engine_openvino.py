@@ -310,10 +310,11 @@ def test_the_fast_mode_answers_on_eight_bit_weights(forms: Forms) -> None:
 def test_requests_that_begin_with_one_that_has_ended_do_not_write_over_one_another(forms: Forms) -> None:
     """With GenAI's own prefix caching all of these were wrong: each was given the half-filled block of the one that had ended."""
     asked = Asked(forms("llama"), max_rows=16)
-    head = "The quick brown fox jumps over the lazy dog. Debate"
+    head = "The quick brown fox jumps over the lazy dog. Debate, then vote;"
     asked.ask("head", head, max_tokens=1)
     asked.finish()
-    prompts = [head + tail for tail in (", then vote", " and", " " * 20 + "x", "? " * 30, "!", "s are long")]
+    assert asked.completion("head").usage.prompt_tokens % BLOCK_TOKENS
+    prompts = [head + tail for tail in (" vote", " and", " " * 20 + "x", " ? " * 30, " the majority", " decides.")]
     for n, prompt in enumerate(prompts):
         asked.ask(str(n), prompt, max_tokens=12)
     asked.finish()
