@@ -307,6 +307,20 @@ def test_the_fast_mode_answers_on_eight_bit_weights(forms: Forms) -> None:
     assert asked.engine.resident == {"tiny": weights[0]}
 
 
+def test_requests_that_begin_with_one_that_has_ended_do_not_write_over_one_another(forms: Forms) -> None:
+    """With GenAI's own prefix caching all of these were wrong: each was given the half-filled block of the one that had ended."""
+    asked = Asked(forms("llama"), max_rows=16)
+    head = "The quick brown fox jumps over the lazy dog. Debate, then vote;"
+    asked.ask("head", head, max_tokens=1)
+    asked.finish()
+    assert asked.completion("head").usage.prompt_tokens % BLOCK_TOKENS
+    prompts = [head + tail for tail in (" vote", " and", " " * 20 + "x", " ? " * 30, " the majority", " decides.")]
+    for n, prompt in enumerate(prompts):
+        asked.ask(str(n), prompt, max_tokens=12)
+    asked.finish()
+    assert [asked.completion(str(n)).text for n in range(len(prompts))] == [one_by_one(forms("llama") / "torch", p, 12)[0] for p in prompts]
+
+
 def test_a_prefix_that_was_read_before_gives_the_same_tokens(forms: Forms, llama: Asked) -> None:
     for n in range(2):
         llama.ask(str(n), PROMPTS[1], max_tokens=15, logprobs=0)

@@ -1,7 +1,9 @@
 """One exported form under OpenVINO GenAI's continuous batching: token ids in, tokens with their log-probabilities out.
 
 Its traps (facts: openvino) are closed here or by the checks before: lengths beyond the pool leave requests ignored, ids twice in flight and
-stop strings make ``step`` raise for good, an id outside the vocabulary gives noise, stop ids need ``ignore_eos`` off.
+stop strings make ``step`` raise for good, an id outside the vocabulary gives noise, stop ids need ``ignore_eos`` off. Its prefix caching is off:
+requests admitted together that begin with all tokens of one that has ended are each given its last, half-filled block, and write over one
+another in it (openvino-genai 2026.4.1; tests/unit/test_engine_openvino.py).
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ class Piece:
 class Paged:
     """A pipeline and the requests in it. ``blocks``: of BLOCK_TOKENS tokens each; its cache never grows beyond them."""
 
-    def __init__(self, folder: Path, mode: Mode, *, blocks: int, rows: int, chunk_tokens: int, threads: int, prefix_caching: bool = True) -> None:
+    def __init__(self, folder: Path, mode: Mode, *, blocks: int, rows: int, chunk_tokens: int, threads: int, prefix_caching: bool = False) -> None:
         self.blocks, self.chunk_tokens = blocks, chunk_tokens
         self._ov, self._genai = openvino(), genai()
         scheduler = self._genai.SchedulerConfig()

@@ -104,7 +104,7 @@ class Tested:
         import torch
 
         longest = max(map(len, self.prompts)) + _NEW_TOKENS
-        paged = self._paged("exact", blocks=len(self.prompts) * (longest // BLOCK_TOKENS + 2), prefix_caching=True)
+        paged = self._paged("exact", blocks=len(self.prompts) * (longest // BLOCK_TOKENS + 2))
         chosen = greedy(paged, self.prompts, _NEW_TOKENS)
         most = 0.0
         with torch.inference_mode():
@@ -116,7 +116,7 @@ class Tested:
         return most
 
     def _measured(self, mode: Mode) -> FormReport:
-        paged = self._paged(mode, blocks=2 * (_WINDOW // BLOCK_TOKENS + 2), prefix_caching=False)
+        paged = self._paged(mode, blocks=2 * (_WINDOW // BLOCK_TOKENS + 2))
         pieces = windows(self.passage, min(_WINDOW, self.context - 1))
         logprobs = [p for piece in pieces for p in paged.prompt_logprobs(piece)]
         del paged
@@ -127,8 +127,8 @@ class Tested:
         return FormReport(mode=mode, bytes=size, perplexity=_number(perplexity), perplexity_float32=_number(self.reference), tokens_per_s=rate,
                           rows=rows, threads=self.threads, processor=processor(), activations=activations, cache=cache)
 
-    def _paged(self, mode: Mode, *, blocks: int, prefix_caching: bool) -> Paged:
-        return Paged(self.out / mode, mode, blocks=blocks, rows=8, chunk_tokens=128, threads=self.threads, prefix_caching=prefix_caching)
+    def _paged(self, mode: Mode, *, blocks: int) -> Paged:
+        return Paged(self.out / mode, mode, blocks=blocks, rows=8, chunk_tokens=128, threads=self.threads)
 
 
 def greedy(paged: Paged, prompts: list[list[int]], most: int) -> list[list[int]]:

@@ -22,8 +22,7 @@ _PROMPT_TOKENS = 64
 def decode_rate(folder: Path, mode: Mode, prompts: list[list[int]], *, threads: int) -> tuple[float, int]:
     """Tokens of completion in a second with ROWS short prompts at once, reading them included, after a warm-up; and ROWS."""
     given = [(prompt * (1 + _PROMPT_TOKENS // len(prompt)))[n : n + _PROMPT_TOKENS - n] for n, prompt in enumerate((prompts * ROWS)[:ROWS])]
-    paged = Paged(folder, mode, blocks=ROWS * ((_PROMPT_TOKENS + NEW_TOKENS) // BLOCK_TOKENS + 2), rows=ROWS, chunk_tokens=256, threads=threads,
-                  prefix_caching=False)
+    paged = Paged(folder, mode, blocks=ROWS * ((_PROMPT_TOKENS + NEW_TOKENS) // BLOCK_TOKENS + 2), rows=ROWS, chunk_tokens=256, threads=threads)
     _run(paged, given[:1], 2)
     began = time.perf_counter()
     tokens = _run(paged, given, NEW_TOKENS)
