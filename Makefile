@@ -5,10 +5,11 @@ BIN := $(VENV)/bin
 DEMO_DIR ?= .demo
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test bench gpu lint audit sbom clean
+.PHONY: help demo test test-newest bench gpu lint audit sbom clean
 help:
 	@echo "make demo    install, start a stack in $(DEMO_DIR), let three members of a real model answer, show the verdict"
 	@echo "make test    install, then run every test"
+	@echo "make test-newest  of those, the torch engine's on the newest transformers (part of make test)"
 	@echo "make bench   install, then measure the engines beside their peers, and the queue beside a raw Celery task"
 	@echo "make gpu     the tests and benchmarks that need a CUDA device"
 	@echo "make lint    ruff, mypy --strict and the floors"
@@ -35,8 +36,18 @@ $(VENV)/.bench: pyproject.toml constraints.txt $(VENV)/.installed
 demo: $(VENV)/.installed
 	$(BIN)/symposia demo --dir $(DEMO_DIR)
 
-test: $(VENV)/.installed
+test: $(VENV)/.installed test-newest
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# the second, short leg: the torch engine on the newest transformers, which optimum-intel holds back in the first
+.venv-newest/.installed: pyproject.toml constraints.txt | $(BIN)/python
+	$(PYTHON) -m venv .venv-newest
+	.venv-newest/bin/pip install -q -c constraints.txt torch
+	.venv-newest/bin/pip install -q -c constraints.txt -e '.[worker]' 'transformers>=5.23' 'pytest>=8.3' 'pytest-timeout>=2.3' 'pytest-xdist>=3.6' 'hypothesis>=6.130' 'psutil>=6'
+	@touch $@
+
+test-newest: $(VENV)/.installed .venv-newest/.installed
+	.venv-newest/bin/python -m pytest -n 2 tests/unit/test_engine_torch.py tests/unit/test_engine_prefixes.py tests/unit/test_engine_kinds.py
 
 # BENCH=--quick for a look, or any flags of `python -m benchmarks.engines --help`
 bench: $(VENV)/.installed $(VENV)/.bench
@@ -69,4 +80,4 @@ sbom: $(VENV)/.installed .venv-tools/.installed
 
 clean:
 	-$(BIN)/symposia down --dir $(DEMO_DIR)
-	rm -rf $(DEMO_DIR) $(VENV) .venv-tools .cache .mypy_cache .ruff_cache .hypothesis dist
+	rm -rf $(DEMO_DIR) $(VENV) .venv-tools .venv-newest .cache .mypy_cache .ruff_cache .hypothesis dist

@@ -81,12 +81,13 @@ class TorchEngine:
     def _made(self, checkpoint: str, folder: Path, dtype: Dtype) -> _Resident:
         self._prefixes.shrink(self._room() - sum(path.stat().st_size for path in folder.glob("*.safetensors")))
         model = load_model(checkpoint, folder, dtype=dtype, device=self.device, room_bytes=self._room())
-        model = _quickened(model, self._room())
-        self._prefixes.shrink(self._room() - model.bytes)
         if model.kind != "generate":
+            self._prefixes.shrink(self._room() - model.bytes)
             lane = self._lane(model)
             lane.self_test()
             return _Resident(model, lane)
+        model = _quickened(model, self._room())
+        self._prefixes.shrink(self._room() - model.bytes)
         batch = self._batch(model)
         batch.cache_bytes_per_token = self_test(model)
         return _Resident(model, batch, Admission(model))
