@@ -61,7 +61,7 @@ class Job(Kinded, ABC):
     #: free words to find or cancel jobs by
     tags: tuple[Annotated[str, Field(max_length=64)], ...] = Field((), max_length=16)
     #: which of the jobs that wait is begun first; age outweighs it in time (docs/OPERATIONS.md)
-    priority: Literal["interactive", "normal", "batch"] = "normal"
+    priority: Literal["interactive", "normal", "batch"] = Field("normal", description="The class it waits in: interactive before normal before batch.")
     sampling: Sampling = Sampling()
 
     def __init__(self, **fields: Any) -> None:

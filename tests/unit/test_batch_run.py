@@ -257,7 +257,8 @@ def test_a_killed_run_goes_on_after_its_last_whole_line(tmp_path: Path) -> None:
 def test_an_interrupted_run_leaves_whole_lines_and_says_how_to_go_on(tmp_path: Path) -> None:
     source = wrote(tmp_path / "in.jsonl", *[chat(f"c{i}") for i in range(30)])
     target = tmp_path / "out.jsonl"
-    process = subprocess.Popen(command(source, target, "--window", "2", model="test/slow:200"), stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command(source, target, "--window", "2", model="test/slow:200"), stderr=subprocess.PIPE, text=True,
+                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # a shell's background job would ignore it
     while not target.exists() or target.read_bytes().count(b"\n") < 4:
         assert process.poll() is None
         time.sleep(0.02)
