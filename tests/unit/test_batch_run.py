@@ -373,7 +373,7 @@ def test_what_the_engine_cannot_do_with_a_checkpoint_is_an_error_line(tmp_path: 
 
 
 @pytest.mark.parametrize(("flags", "words"), [
-    (("--mode", "fast"), "exact only"), (("--engine", "openai"), "does not go with the device cpu"),
+    (("--engine", "torch", "--mode", "fast"), "exact only"), (("--engine", "openai"), "does not go with the device cpu"),
     (("--device", "openai:http://127.0.0.1:1/v1"), "does not go with the device openai:"),
 ])
 def test_engines_modes_and_devices_that_do_not_go_together_are_refused(tmp_path: Path, flags: tuple[str, ...], words: str) -> None:
