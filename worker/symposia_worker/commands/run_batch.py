@@ -140,6 +140,7 @@ def _run(seat: BatchSeat, source: Path, target: Path, total: int, *, options: st
         kept: Kept = output.resume(lines)
         first = next(lines, None)
         if first is None:
+            output.waiting.end()
             return Tally(lines=total, kept=kept.lines, kept_failed=kept.failed), None
         rest = chain([first], lines)
         runs: list[BatchRun] = []
