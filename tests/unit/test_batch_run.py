@@ -18,8 +18,10 @@ import pytest
 from symposia_shared.errors import BadInput, Unavailable
 from symposia_shared.turns import Abstention, Completion, Turn, Usage
 from symposia_worker.batchrun import run as run_module
+from symposia_worker.batchrun import waiting as waiting_module
 from symposia_worker.batchrun.files import Output, count_lines, read_lines
 from symposia_worker.batchrun.run import BatchRun, Orders, Tally
+from symposia_worker.batchrun.waiting import Waiting
 
 ABLE = ("generate", "embed", "choice")
 
@@ -80,12 +82,12 @@ class Scripted:
         self.alive = True
 
 
-def batch(tmp_path: Path, *lines: Any, options: str = "o", **orders: Any) -> tuple[BatchRun, Output]:
+def batch(tmp_path: Path, *lines: Any, options: str = "o", told: Callable[[Tally], None] = lambda _: None, **orders: Any) -> tuple[BatchRun, Output]:
     source = wrote(tmp_path / "in.jsonl", *lines)
     output = Output(tmp_path / "out.jsonl")
     rows = read_lines(source, options=options)
     kept = output.resume(rows)
-    return BatchRun(Orders(**({"model": "test/echo", "capabilities": ABLE} | orders)), rows, output, kept, total=count_lines(source)), output
+    return BatchRun(Orders(**({"model": "test/echo", "capabilities": ABLE} | orders)), rows, output, kept, total=count_lines(source), told=told), output
 
 
 def test_answers_come_in_the_inputs_order_whatever_order_they_were_given_in(tmp_path: Path) -> None:
@@ -243,11 +245,12 @@ def test_a_killed_run_goes_on_after_its_last_whole_line(tmp_path: Path) -> None:
         time.sleep(0.02)
     process.kill()
     process.wait()
-    before = target.read_bytes()
+    before, side = target.read_bytes(), target.with_name("out.jsonl.waiting")
+    waiting = set(side.read_bytes().splitlines()) - set(before.splitlines()) if side.exists() else set()
     with target.open("ab") as out:  # as a write that was torn
         out.write(b'{"id":"batch_req_')
     summary = json.loads(ran(source, target, "--window", "30", "--json", model="test/slow:200").stdout)
-    assert summary["kept"] == before.count(b"\n")
+    assert summary["kept"] == before.count(b"\n") + len(waiting)
     assert summary["answered"] == 30 - summary["kept"]
     assert target.read_bytes().startswith(before)
     assert [a["custom_id"] for a in answers(target)] == [f"c{i}" for i in range(30)]
@@ -374,10 +377,71 @@ def test_what_the_engine_cannot_do_with_a_checkpoint_is_an_error_line(tmp_path: 
 
 
 @pytest.mark.parametrize(("flags", "words"), [
-    (("--mode", "fast"), "exact only"), (("--engine", "openai"), "does not go with the device cpu"),
-    (("--device", "openai:http://127.0.0.1:1/v1"), "does not go with the device openai:"),
+    (("--engine", "torch", "--mode", "fast"), "exact only"), (("--engine", "openai"), "does not go with the device cpu"),
+    (("--engine", "torch", "--device", "openai:http://127.0.0.1:1/v1"), "does not go with the device openai:"),
 ])
 def test_engines_modes_and_devices_that_do_not_go_together_are_refused(tmp_path: Path, flags: tuple[str, ...], words: str) -> None:
     source = wrote(tmp_path / "in.jsonl", chat("a"))
     assert words in ran(source, tmp_path / "out.jsonl", *flags, expect=2).stderr
     assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_answers_that_waited_for_an_earlier_one_survive_a_kill(tmp_path: Path) -> None:
+    """Only what was in flight is asked again."""
+    lines = [*[chat(f"c{i}") for i in range(13)], chat("c1", "twice")]
+    target, side = tmp_path / "out.jsonl", tmp_path / "out.jsonl.waiting"
+    killed = os.fork()
+    if killed == 0:  # answers all but the first and the last but one, and is gone
+        engine = Scripted()
+        engine.on_ask = lambda turn_id: None if turn_id in ("1.0", "13.0") else engine.answer(turn_id)
+        run, _ = batch(tmp_path, *lines, told=lambda tally: os.kill(os.getpid(), signal.SIGKILL) if side.read_bytes().count(b"\n") == 12 else None)
+        run.run(engine)
+    assert os.waitpid(killed, 0)[1] == signal.SIGKILL
+    assert target.read_bytes() == b""
+    before = side.read_bytes()
+    side.write_bytes(before + before[:30])  # as a write that was torn
+    run, output = batch(tmp_path, *lines)
+    again = Scripted()
+    again.on_ask = again.answer
+    with output:
+        tally = run.run(again)
+    assert again.log == ["1.0", "13.0"]
+    assert (tally.kept, tally.kept_failed, tally.written, tally.failed) == (12, 1, 2, 0)
+    assert [a["custom_id"] for a in answers(target)] == [*(f"c{i}" for i in range(13)), "c1"]
+    assert set(before.splitlines()) <= set(target.read_bytes().splitlines())
+    assert not side.exists()
+
+
+def test_a_side_file_that_is_not_ours_is_left_alone_and_beginning_again_removes_ours(tmp_path: Path) -> None:
+    source, side = wrote(tmp_path / "in.jsonl", chat("a")), tmp_path / "out.jsonl.waiting"
+    side.write_text("a diary\n")
+    assert "holds no answers" in ran(source, tmp_path / "out.jsonl", expect=2).stderr
+    assert side.read_text() == "a diary\n"
+    wrote(side, {"response": {"request_id": "of other options", "status_code": 200}, "custom_id": "a"})
+    ran(source, tmp_path / "out.jsonl")
+    assert not side.exists()
+    ran(source, tmp_path / "out.jsonl", "--overwrite")
+    assert [p.name for p in sorted(tmp_path.iterdir())] == ["in.jsonl", "out.jsonl"]
+
+
+def test_what_waits_is_on_the_disk_and_the_disk_is_given_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waiting_module, "_WASTE_BYTES", 10_000)
+    waiting = Waiting(tmp_path / "out")
+    line = json.dumps({"response": {"request_id": "r", "status_code": 200}, "custom_id": None, "body": "x" * 900}).encode() + b"\n"
+    for place in range(1, 500):
+        waiting.put(place, line.replace(b'"r"', b'"%d"' % place))
+        if place > 5:
+            assert json.loads(waiting.take(place - 5) or b"")["response"]["request_id"] == str(place - 5)
+    assert waiting.path.stat().st_size < 25_000
+    assert waiting.take(1000) is None
+    assert [place in waiting for place in (494, 495, 499, 500)] == [False, True, True, False]
+    waiting.close()
+    again = Waiting(tmp_path / "out")  # as after a kill: some of it stands in the output by now
+    again.forget("495")
+    found = again.adopt("499", 3)
+    assert found is not None
+    assert not found.failed
+    assert json.loads(again.take(3) or b"")["response"]["request_id"] == "499"
+    assert again.adopt("499", 4) is None
+    again.end()
+    assert list(tmp_path.iterdir()) == []

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any, cast
 
 from symposia_shared.results import RoundRecord
+from symposia_shared.turns import Abstention, Completion, Timing, Usage
 from symposia_worker import course as courses
-from symposia_worker.course import Course
+from symposia_worker.course import Course, told
 
 
 class CountingArchive:
@@ -49,3 +50,11 @@ def test_rounds_of_jobs_advanced_long_ago_are_let_go() -> None:
     assert archive.reads == courses.MOST_ROUNDS + 2
     course._closed(f"job{courses.MOST_ROUNDS}", 0)
     assert archive.reads == courses.MOST_ROUNDS + 2
+
+
+def test_a_reply_is_told_by_what_it_consists_of() -> None:
+    timing = Timing(claimed_at=10.0, last_token_at=12.0)
+    assert told(Completion(text="a b", usage=Usage(completion_tokens=8), timing=timing)) == "8 tok 2.0 s 4 tok/s"
+    assert told(Completion(text="", vectors=((1.0,), (0.5,)), usage=Usage(prompt_tokens=9), timing=timing)) == "2 texts 2.0 s 1 texts/s"
+    assert told(Completion(text="", vectors=((1.0,),), timing=timing)).startswith("1 text 2.0 s")
+    assert told(Abstention(cause="bug", message="x")) == "abstained: bug"

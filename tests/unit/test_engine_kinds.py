@@ -20,6 +20,7 @@ from symposia_shared.turns import Completion
 from symposia_worker.engines import encoder as encoding
 from symposia_worker.engines.protocol import Delta, Done, Event, Failed, First, Generate, Load, Loaded
 from symposia_worker.engines.torch import TorchEngine
+from symposia_worker.engines.vectors import float32_digits
 from tiny import edit_config, tiny_checkpoint
 
 TEXTS = ("x", "The quick brown fox jumps over the lazy dog. " * 2, "def add(a, b):\n    return a + b", "What?", "Zwölf Boxkämpfer", "a b c " * 12)
@@ -101,6 +102,21 @@ def test_texts_in_one_batch_have_the_vectors_they_have_alone(folders: dict[str, 
     assert torch.allclose(together.vectors("all").norm(dim=1), torch.ones(len(TEXTS)), atol=1e-5)
     tokens = sum(alone.completion(str(n)).usage.prompt_tokens for n in range(len(TEXTS)))
     assert together.completion("all").usage.prompt_tokens == tokens
+
+
+def test_every_float32_survives_in_nine_digits(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    short, whole = Asked(folders["encoder"]), Asked(folders["encoder"])
+    short.embed("a", *TEXTS)
+    short.finish()
+    monkeypatch.setattr(encoding, "float32_digits", tuple)
+    whole.embed("a", *TEXTS)
+    whole.finish()
+    assert torch.equal(short.vectors("a"), whole.vectors("a"))
+    digits = [len(repr(x).split("e")[0].lstrip("-0.").replace(".", "")) for v in short.completion("a").vectors or () for x in v]
+    assert max(digits) <= 9
+    dice = torch.randint(-2**31, 2**31, (20_000,), generator=torch.Generator().manual_seed(0)).to(torch.int32).view(torch.float32)
+    numbers = dice[dice.isfinite()]
+    assert torch.equal(torch.tensor(float32_digits(numbers.tolist())), numbers)
 
 
 def test_texts_of_several_requests_share_forward_passes_by_length(folders: dict[str, Path]) -> None:

@@ -245,6 +245,9 @@ def told(reply: Reply) -> str:
     """A reply in a few words, without its text: for logs and for Flower."""
     if isinstance(reply, Completion):
         seconds = max(1e-3, (reply.timing.last_token_at or 0.0) - reply.timing.claimed_at)
+        if reply.vectors is not None:
+            count = len(reply.vectors)
+            return f"{count} {'text' if count == 1 else 'texts'} {seconds:.1f} s {count / seconds:.0f} texts/s"
         tokens = reply.usage.completion_tokens
         return f"{tokens} tok {seconds:.1f} s {tokens / seconds:.0f} tok/s"
     return f"abstained: {reply.cause}"

@@ -13,6 +13,7 @@ from typing import IO, Any, Self
 
 from symposia_shared.errors import BadInput, Unavailable
 from symposia_shared.openai.lines import MOST_LINE_BYTES, request_id
+from symposia_worker.batchrun.waiting import Waiting
 
 #: bytes of finished answers after which they are on the disk for certain
 _SYNC_BYTES = 4 * 1024 * 1024
@@ -73,7 +74,7 @@ class Kept:
 
 class Output:
     """The answers' file. Its lines are in the input's order, whole, and each names by its ``request_id`` what it answers; so a run that
-    was ended at any byte is gone on with after its last whole line. One run at a time holds it."""
+    was ended at any byte is gone on with after its last whole line. One run at a time holds it. ``waiting`` has what comes too early."""
 
     def __init__(self, path: Path, *, overwrite: bool = False) -> None:
         self.path = path
@@ -85,6 +86,7 @@ class Output:
         except OSError as error:
             raise BadInput(f"{path} cannot be written: {error.strerror}.", field="output", value=str(path), remedy="Name another file.") from None
         self._unsynced = 0
+        self.waiting = Waiting(path, overwrite=overwrite)
         if overwrite:
             self._file.truncate(0)
 
@@ -114,6 +116,7 @@ class Output:
             where = "has more lines than the input" if line is None else f"does not answer line {line.number} of the input under these options"
             raise BadInput(f"{self.path} {where} (at its line {kept.lines + 1}): the input or the options have changed since it was written.",
                            field="output", value=str(self.path), remedy="Name another file, or begin again with --overwrite.")
+        self.waiting.forget(line.id)
         kept.lines += 1
         kept.failed += status != 200
         if custom_id is not None:
@@ -144,6 +147,7 @@ class Output:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         try:
             self._sync()
+            self.waiting.close()
         finally:
             self._file.close()
 

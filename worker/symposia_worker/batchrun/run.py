@@ -22,8 +22,8 @@ from symposia_worker.batchrun.files import Kept, Output, RawLine, encoded
 
 log = logging.getLogger(__name__)
 
-#: lines read beyond the oldest that is not answered, and bytes of answers held back for it: what restoring the order may cost in memory
-READ_AHEAD, MOST_HELD_BYTES = 4096, 64 * 1024 * 1024
+#: lines read beyond the oldest that is not answered: what restoring the order may cost in memory
+READ_AHEAD = 4096
 #: a request whose engine died this often runs beside no other such request; after so many deaths it is given up
 SUSPECT_DEATHS, MOST_DEATHS = 2, 4
 #: tries to start a dead engine process again, and seconds before the second one (doubling)
@@ -118,8 +118,9 @@ class BatchRun:
         self._asks: deque[_Ask] = deque()
         self._running: dict[str, _Ask] = {}
         self._suspects: deque[_Ask] = deque()
-        self._read = self._written = self._held_bytes = 0
-        self._held: dict[int, bytes] = {}
+        self._read = self._written = 0
+        self._waiting = output.waiting
+        self._adopted: set[int] = set()
         self._exhausted = False
 
     def died(self, ids: Sequence[str]) -> None:
@@ -132,6 +133,7 @@ class BatchRun:
             self._fill(engine)
             if not self._running:
                 if self._exhausted and not self._asks and not self._suspects:
+                    self._waiting.end()
                     return self.tally
                 if self._asks or self._suspects:
                     self._hear(engine, within_s=0.5)
@@ -172,7 +174,7 @@ class BatchRun:
 
     def _read_one(self) -> bool:
         """Read a line, as far as those that wait for their place allow."""
-        if self._exhausted or self._read - self._written >= READ_AHEAD or self._held_bytes > MOST_HELD_BYTES:
+        if self._exhausted or self._read - self._written >= READ_AHEAD:
             return False
         line = next(self._lines, None)
         if line is None:
@@ -180,10 +182,25 @@ class BatchRun:
             return False
         place = self._read
         self._read += 1
+        if self._adopt(line, place):
+            return True
         try:
             self._begin(line, place)
         except BadLine as error:
             self._finish(place, encoded(bad_line(error, request_id=line.id, number=line.number)), failed=True)
+        return True
+
+    def _adopt(self, line: RawLine, place: int) -> bool:
+        """Whether an earlier run had finished the line's answer, but not written it in its place."""
+        earlier = self._waiting.adopt(line.id, place)
+        if earlier is None:
+            return False
+        self._adopted.add(place)
+        self.tally.kept += 1
+        self.tally.kept_failed += earlier.failed
+        if earlier.custom_id is not None:
+            self._custom_ids.add(earlier.custom_id)
+        self._write_due()
         return True
 
     def _begin(self, line: RawLine, place: int) -> None:
@@ -233,7 +250,7 @@ class BatchRun:
 
     def _answered(self, ask: _Ask, reply: Completion | Abstention) -> None:
         opened = ask.open
-        if opened.place in self._held or opened.place < self._written:
+        if opened.place in self._waiting or opened.place < self._written:
             return  # another choice of the line has failed
         if isinstance(reply, Abstention):
             self._fail(opened.line, opened.place, opened.custom_id, reply)
@@ -252,15 +269,25 @@ class BatchRun:
         self._finish(place, encoded(error_line(request_id=line.id, number=line.number, custom_id=custom_id, status=status, body=body)), failed=True)
 
     def _finish(self, place: int, line: bytes, *, failed: bool = False) -> None:
-        """Hold an answer until all before it are written."""
+        """Let an answer wait until all before it are written."""
         self.tally.failed += failed
-        self._held[place] = line
-        self._held_bytes += len(line)
-        while (due := self._held.pop(self._written, None)) is not None:
-            self._output.write_encoded(due)
-            self._held_bytes -= len(due)
-            self._written += 1
+        if place == self._written:
+            self._write(line)
+            self._write_due()
+        else:
+            self._waiting.put(place, line)
+
+    def _write_due(self) -> None:
+        while (due := self._waiting.take(self._written)) is not None:
+            self._write(due)
+
+    def _write(self, line: bytes) -> None:
+        self._output.write_encoded(line)
+        if self._written in self._adopted:
+            self._adopted.remove(self._written)
+        else:
             self.tally.written += 1
+        self._written += 1
 
     # -- the engine's death
 

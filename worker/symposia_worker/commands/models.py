@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import json as jsons
 import sys
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from symposia_worker.models.progress import shown
+
 if TYPE_CHECKING:
     from symposia_worker.models.forms import Forms
     from symposia_worker.models.manifest import Manifest
-    from symposia_worker.models.store import ModelStore, Progress
+    from symposia_worker.models.store import ModelStore
 
 command = typer.Typer(no_args_is_help=True, help="The model store: checkpoints in S3, each verified byte for byte.")
 
@@ -27,9 +27,6 @@ Untrained = Annotated[bool, typer.Option("--untrained", help="Store it though it
 Model = Annotated[str, typer.Argument(metavar="ID", help="NAME or OWNER/NAME.")]
 NoExport = Annotated[bool, typer.Option("--no-export", help="Make no forms for OpenVINO; torch serves it.")]
 
-#: seconds between two plain lines of one transfer, where there is no terminal
-_LINE_EVERY_S = 5.0
-
 
 @command.command()
 def pull(model: Model, accept_licence: Accept = False, untrained: Untrained = False, json: AsJson = False, dir: Folder = None,
@@ -40,7 +37,7 @@ def pull(model: Model, accept_licence: Accept = False, untrained: Untrained = Fa
 
     folder, models = _opened(dir)
     forms.own_name(model)
-    with _shown() as progress:
+    with shown() as progress:
         stored = ingest.pull(models, model, cache=cache_folder(folder), accept_licence=accept_licence, untrained=untrained, progress=progress)
     if not no_export:
         _exported(models, stored, folder)
@@ -59,7 +56,7 @@ def push(
 
     stack, models = _opened(dir)
     forms.own_name(name)
-    with _shown() as progress:
+    with shown() as progress:
         stored = ingest.add_folder(models, folder, name, cache=cache_folder(stack), accept_licence=accept_licence, untrained=untrained,
                                    progress=progress)
     if not no_export:
@@ -94,7 +91,7 @@ def export(model: Model, json: AsJson = False, dir: Folder = None) -> None:
     from symposia_worker.models.cache import cache_folder
 
     folder, models = _opened(dir)
-    with _shown() as progress:
+    with shown() as progress:
         made = forms.make(models, model, cache=cache_folder(folder), threads=_cores(), progress=progress)
     _tell_forms(model, made, json)
 
@@ -106,7 +103,7 @@ def measure(model: Model, json: AsJson = False, dir: Folder = None) -> None:
     from symposia_worker.models.cache import cache_folder
 
     folder, models = _opened(dir)
-    with _shown() as progress:
+    with shown() as progress:
         measured = forms.measure(models, model, cache=cache_folder(folder), threads=_cores(), progress=progress)
     _tell_forms(model, measured, json)
 
@@ -168,7 +165,7 @@ def show(model: Model, json: AsJson = False, dir: Folder = None) -> None:
 def verify(model: Model, json: AsJson = False, dir: Folder = None) -> None:
     """Read every byte of a checkpoint in the model store and compare; ends with an error naming the damaged file."""
     _, models = _opened(dir)
-    with _shown() as progress:
+    with shown() as progress:
         manifest = models.verify(model, progress=progress)
     _answer(json, {"id": manifest.id, "revision": manifest.revision, "files": len(manifest.files), "bytes": manifest.size, "intact": True},
             f"{manifest.id} is intact: {len(manifest.files)} files, {manifest.size:,} bytes.")
@@ -225,7 +222,7 @@ def _exported(models: ModelStore, stored: Manifest, stack: Path) -> None:
         print(f"{stored.id} has no forms for OpenVINO: `pip install 'symposia[openvino]'`, then `symposia models export {stored.id}`.", file=sys.stderr)
         return
     try:
-        with _shown() as progress:
+        with shown() as progress:
             made = forms.make(models, stored.id, cache=cache_folder(stack), threads=_cores(), progress=progress)
     except SymposiaError as error:
         print(f"{stored.id} has no forms for OpenVINO: {error}", file=sys.stderr)
@@ -281,32 +278,3 @@ def _tell(manifest: Manifest, json: bool) -> None:
 
 def _answer(json: bool, facts: dict[str, Any], sentence: str) -> None:
     print(jsons.dumps(facts) if json else sentence)
-
-
-@contextmanager
-def _shown() -> Iterator[Progress]:
-    """A progress bar on standard error in a terminal, else a plain line now and then."""
-    if not sys.stderr.isatty():
-        yield _Lines()
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn, TransferSpeedColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(bar_width=30), DownloadColumn(), TransferSpeedColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
-        task = bars.add_task("", total=None)
-        yield lambda what, done, total: bars.update(task, description=what, completed=done, total=total or None)
-
-
-class _Lines:
-    """Progress without a terminal: a line for each new kind of work, and one every few seconds while it lasts."""
-
-    def __init__(self) -> None:
-        self._verb, self._told_at = "", 0.0
-
-    def __call__(self, what: str, done: int, total: int) -> None:
-        now, verb = time.monotonic(), what.partition(" ")[0]
-        if verb == self._verb and now - self._told_at < _LINE_EVERY_S:
-            return
-        self._verb, self._told_at = verb, now
-        print(f"{what} ({done / total:.0%} of {total / 1e6:,.1f} MB)" if total else what, file=sys.stderr, flush=True)

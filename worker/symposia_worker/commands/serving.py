@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from symposia_shared.errors import StackUnavailable, SymposiaError, Unavailable
+from symposia_shared.errors import BadInput, StackUnavailable, Unavailable
 
 
 def serve(model: str, pool: str | None, dir: Path | None, *, within_s: float) -> str:
@@ -37,11 +37,6 @@ def serve(model: str, pool: str | None, dir: Path | None, *, within_s: float) ->
             return chosen
         why = ledger.refusal(chosen, model)
         if why is not None:
-            raise _Refused(f"{chosen} does not serve {model}: {why}")
+            raise BadInput(f"{chosen} does not serve {model}: {why}", field="model", value=model)
         time.sleep(0.2)
     raise Unavailable(f"{chosen} has not taken {model} up within {within_s:.0f} s; it goes on trying. See its log.")
-
-
-
-class _Refused(SymposiaError):
-    """A pool cannot load a checkpoint."""

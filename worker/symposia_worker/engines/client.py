@@ -25,7 +25,8 @@ class EngineProcess:
     """One engine process of a pool: every request ends in one ``on_done``, or its id in one ``on_death``.
 
     ``environ`` is what its process finds in its environment beside ours: an endpoint's key goes there and nowhere else.
-    ``on_death`` is called once for a process that dies or hangs, from the process's reading thread, and may ``restart``.
+    ``on_death`` is called once for a process that dies or hangs, from the process's reading thread, and may ``restart``. One that computes
+    nothing hangs after ``hang_after_s`` seconds of silence with turns in flight, one that computes later (``engines.hanging``).
     Safe to use from many threads.
     """
 
@@ -127,6 +128,11 @@ class EngineProcess:
     def alive(self) -> bool:
         """Whether a process runs."""
         return self._life is not None and not self._life.gone.is_set()
+
+    @property
+    def on_processor(self) -> bool:
+        """Whether its process computes on the processor. One that waits for a GPU spins, and its processor time tells nothing."""
+        return self.device.startswith("cpu")
 
     @property
     def pid(self) -> int | None:

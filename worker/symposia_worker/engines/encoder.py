@@ -16,14 +16,13 @@ from symposia_shared.turns import Completion, Timing, Usage
 from symposia_worker.engines.lane import Lane
 from symposia_worker.engines.loading import Model
 from symposia_worker.engines.protocol import Done, Event, Failed, Generate, cause_of
+from symposia_worker.engines.vectors import float32_digits
 from symposia_worker.families.pooling import text_ids
 
 log = logging.getLogger("symposia.engine")
 
 #: texts of one bucket differ in length by no more than this factor, so that little of a batch is padding
 _BUCKET_RATIO = 1.25
-#: a float32 has seven digits; more would only be longer on the wire
-_DIGITS = 8
 _TEXTS = ("The quick brown fox jumps over the lazy dog.", "def add(a, b):\n    return a + b\n\n\nprint(add(1, 2))\n", "x")
 #: how far two directions of the same text may be apart, by precision
 _TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
@@ -184,7 +183,7 @@ def vectors_of(model: Model, rows: Sequence[Sequence[int]]) -> list[tuple[float,
     mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows], device=model.network.device)
     states = model.network(input_ids=ids, attention_mask=mask).last_hidden_state.float()  # (rows, longest, width)
     vectors = torch.nn.functional.normalize(_pooled(states, mask, model.pooling.how), dim=-1)
-    return [tuple(round(x, _DIGITS) for x in vector) for vector in vectors.tolist()]
+    return [float32_digits(vector) for vector in vectors.tolist()]
 
 
 def _pooled(states: torch.Tensor, mask: torch.Tensor, how: str) -> torch.Tensor:

@@ -16,6 +16,7 @@ from typing import IO, TYPE_CHECKING
 from symposia_shared import errors
 from symposia_shared.errors import SymposiaError, Unavailable
 from symposia_shared.turns import Abstention, Completion, Timing
+from symposia_worker.engines.hanging import Effort, cpu_seconds, silence_allowed_s
 from symposia_worker.engines.protocol import (
     Cancelled,
     Command,
@@ -159,9 +160,12 @@ class Life:
             order.set_result(event if isinstance(event, Loaded) else None)
 
     def _watch(self) -> None:
-        """Kill the process when it has work and says nothing for ``hang_after_s``. A load has a time limit of its own."""
-        limit = self.owner.hang_after_s
-        while not self.gone.wait(min(1.0, limit / 4)):
+        """Kill the process when it has work and has been silent for too long (``hanging``). A load has a time limit of its own."""
+        usual, effort = self.owner.hang_after_s, Effort()
+        while not self.gone.wait(min(1.0, usual / 4)):
+            effort.look(time.monotonic(), cpu_seconds(self.process.pid) if self.process else None)
+            limit = silence_allowed_s(usual, longest_step_s=self.pulse.longest_step_s if self.pulse else 0.0,
+                                      computes=self.owner.on_processor and effort.computes(within_s=usual))
             with self.lock:
                 silent = time.monotonic() - self.heard_at
                 hangs = bool(self.in_flight) and not self.orders and silent > limit

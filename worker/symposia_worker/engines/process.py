@@ -18,6 +18,7 @@ import socket
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
@@ -60,6 +61,8 @@ ENGINES = {
 _PR_SET_PDEATHSIG = 1
 #: the process's exit status when its device is lost, so that nothing but a new process helps
 DEVICE_LOST = 70
+#: steps of which a pulse tells the longest
+RECENT_STEPS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +81,7 @@ class Loop:
         self._engines: dict[str, Engine] = {"scripted": ScriptedEngine()}
         self._home: dict[str, str] = {}  # the engine's name by checkpoint
         self._pulse_due = 0.0
+        self._steps_s: deque[float] = deque(maxlen=RECENT_STEPS)
 
     def run(self) -> None:
         """Until ``stop``."""
@@ -89,7 +93,9 @@ class Loop:
                 self._obey(command)
             for engine in self._engines.values():
                 if engine.busy and engine.rest_s <= 0:
+                    began = time.monotonic()
                     self._guarded(engine, lambda e: e.step())
+                    self._steps_s.append(time.monotonic() - began)
             self._pulse()
 
     def _drain(self) -> Iterator[Command]:
@@ -197,7 +203,8 @@ class Loop:
         engines = self._engines.values()
         resident = {name: size for engine in engines for name, size in engine.resident.items()}
         self._tell([Pulse(at=time.time(), forward_passes=sum(e.forward_passes for e in engines), running=sum(e.running for e in engines),
-                          waiting=sum(e.waiting for e in engines), resident=resident, repeats=sum(e.repeats for e in engines if isinstance(e, Waking)))])
+                          waiting=sum(e.waiting for e in engines), resident=resident, repeats=sum(e.repeats for e in engines if isinstance(e, Waking)),
+                          longest_step_s=max(self._steps_s, default=0.0))])
 
     def _tell(self, events: Iterable[Event]) -> None:
         lines = b"".join(map(encode, events))

@@ -181,6 +181,8 @@ class Pulse(Kinded):
     resident: dict[str, int] = Field(default_factory=dict)
     #: requests to an endpoint that had to be sent again
     repeats: int = 0
+    #: seconds that the longest of the last steps took
+    longest_step_s: float = 0.0
 
 
 Command = Annotated[Load | Unload | Generate | Cancel | Stop, Field(discriminator="kind")]

@@ -20,6 +20,7 @@ from symposia_worker.engines.openai.faults import Again, Hopeless, KeyRefused, W
 from symposia_worker.engines.openai.gate import Gate, backoff
 from symposia_worker.engines.openai.reading import MOST_BYTES, Answer, parsed, pieces, scored
 from symposia_worker.engines.protocol import Delta, Done, Event, Failed, First, Generate
+from symposia_worker.engines.vectors import float32_digits
 
 log = logging.getLogger("symposia.engine")
 
@@ -217,7 +218,7 @@ def _unit(vector: list[float]) -> tuple[float, ...]:
     length = math.sqrt(sum(x * x for x in vector))
     if not length or not math.isfinite(length):
         raise Hopeless("bug", "the server gave a vector without a length")
-    return tuple(x / length for x in vector)
+    return float32_digits(x / length for x in vector)
 
 
 def _scored(found: dict[str, Any], begin: int, end: int) -> list[Any]:
