@@ -5,12 +5,13 @@ BIN := $(VENV)/bin
 DEMO_DIR ?= .demo
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test test-newest bench gpu lint audit sbom clean
+.PHONY: help demo test test-newest bench chaos gpu lint audit sbom clean
 help:
 	@echo "make demo    install, start a stack in $(DEMO_DIR), let three members of a real model answer, show the verdict"
 	@echo "make test    install, then run every test"
 	@echo "make test-newest  of those, the torch engine's on the newest transformers (part of make test)"
 	@echo "make bench   install, then measure the engines beside their peers, and the queue beside a raw Celery task"
+	@echo "make chaos   install, then kill processes of a stack under load, cut its broker's power, and audit every job (about half an hour)"
 	@echo "make gpu     the tests and benchmarks that need a CUDA device"
 	@echo "make lint    ruff, mypy --strict and the floors"
 	@echo "make audit   known vulnerabilities of what is installed (asks the advisory service of PyPI)"
@@ -54,6 +55,10 @@ bench: $(VENV)/.installed $(VENV)/.bench
 	$(BIN)/python -m benchmarks.engines $(BENCH)
 	$(BIN)/python -m benchmarks.many
 	$(BIN)/python -m benchmarks.queued
+
+# CHAOS='--seed 7 --kills 20 --jobs 500' for another or a shorter run, or any flags of `python -m benchmarks.chaos --help`
+chaos: $(VENV)/.installed
+	$(BIN)/python -m benchmarks.chaos $(CHAOS)
 
 gpu: $(VENV)/.installed $(VENV)/.bench
 	$(BIN)/python -m pytest -m gpu -rs

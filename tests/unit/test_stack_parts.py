@@ -9,6 +9,8 @@ import stat
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,16 +18,19 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from symposia_shared.errors import BadInput, StackUnavailable
+from symposia_shared.errors import BadInput, BrokerUnavailable, StackUnavailable
+from symposia_shared.ledger import Ledger
 from symposia_shared.settings import Settings, load
+from symposia_worker.processes import wanted
 from symposia_worker.stack import credentials, ports, state, tether
 from symposia_worker.stack.blueprint import Plan, draw, without_secrets
 from symposia_worker.stack.commands import SYMPOSIA, PoolOrder
 from symposia_worker.stack.devices import CPU_MEMORY_SHARE, DeviceShare, shares
 from symposia_worker.stack.folder import Folder, write_private
 from symposia_worker.stack.heartbeats import HUNG_S, Heartbeats, by_pid
-from symposia_worker.stack.part import BACK_OFF_S, STEADY_S, Child, Part, began, last_words, rotate
+from symposia_worker.stack.part import BACK_OFF_S, KILLED_S, STEADY_S, Child, Part, began, last_words, rotate
 from symposia_worker.stack.stopping import end_leftovers, ours
+from valkey_server import running_valkey
 
 
 @pytest.fixture
@@ -207,6 +212,32 @@ def test_a_part_that_keeps_dying_is_started_ever_later_and_says_why(tmp_path: Pa
     child.start(now)
     _ended(child, now + STEADY_S + 1)
     assert child.start_at == now + STEADY_S + 1
+
+
+def test_a_part_that_was_ready_and_is_killed_again_and_again_is_not_kept_waiting_long(tmp_path: Path) -> None:
+    # Given a part that works, and one that is killed before it does
+    working, failing = Child(_part(tmp_path, "sleep", "60")), Child(replace(_part(tmp_path, "sleep", "60"), ready=lambda _: False))
+    # When each is killed at the end of each of its short lives
+    for child in (working, failing):
+        for _ in range(8):
+            child.start(1000.0, again=child.deaths > 0)
+            child.look()
+            child.signal(signal.SIGKILL)
+            assert _ended(child, 1000.0) == -signal.SIGKILL
+    # Then only the one that never worked waits for longer than a second
+    assert working.start_at == 1000.0 + KILLED_S
+    assert failing.start_at == 1000.0 + BACK_OFF_S[-1]
+
+
+def test_a_pool_that_starts_while_the_broker_is_away_waits_for_it(tmp_path: Path) -> None:
+    ledger = Ledger(f"redis+socket://{tmp_path / 'b' / 's'}", "s:")
+    with pytest.raises(BrokerUnavailable):
+        wanted(ledger, "p", patience_s=0.0)
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(wanted, ledger, "p", patience_s=60.0)
+        assert not waiting.done()
+        with running_valkey(tmp_path / "b"):
+            assert waiting.result(60) == set()
 
 
 def test_a_process_whose_parent_is_gone_before_it_was_tied_does_not_start(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import logging
 import os
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -19,7 +20,7 @@ from celery import Celery, bootsteps, signals
 
 from symposia_shared.archive import Archive
 from symposia_shared.broker import CHECK_QUEUE, CHECKS, COORDINATOR, TEST_QUEUE, Doorbell, celery_app, queue_for
-from symposia_shared.errors import SymposiaError, Unavailable, UnknownModel
+from symposia_shared.errors import BrokerUnavailable, SymposiaError, Unavailable, UnknownModel
 from symposia_shared.ledger import Ledger
 from symposia_shared.scripted import CAPABILITIES as SCRIPTED_CAN
 from symposia_shared.settings import Settings
@@ -39,6 +40,8 @@ log = logging.getLogger(__name__)
 
 #: a key that is not there, read to connect to S3
 WARM = "warm"
+#: seconds a pool that starts waits for a broker that is away
+BROKER_PATIENCE_S = 60.0
 #: what another pool may do better than an endpoint that failed
 ENDPOINT_FAULTS: frozenset[Cause] = frozenset({"throttled", "timeout", "device_lost"})
 #: seconds a stopping pool gives to what runs
@@ -104,7 +107,7 @@ def run_pool(settings: Settings, plan: PoolPlan) -> int:
     app = celery_app(settings, role="worker")
     ledger, archive = _seams(settings)
     running = _PoolProgram(app, settings, plan, ledger, archive)
-    models = dict.fromkeys((*plan.models, *sorted(ledger.wanted(plan.name))))
+    models = dict.fromkeys((*plan.models, *sorted(wanted(ledger, plan.name))))
     queues = [*(queue_for(m) for m in models), *([TEST_QUEUE] if plan.test_models else []), CHECK_QUEUE]
     return _run(app, running, name=plan.name, queues=queues, concurrency=plan.concurrency)
 
@@ -138,7 +141,7 @@ class _PoolProgram:
         warm(self.app, self.archive)
         self.engine.start()
         models: dict[str, dict[str, object]] = {model: self._load(model) for model in self.plan.models}
-        for model in sorted(self.ledger.wanted(self.plan.name) - set(models)):
+        for model in sorted(wanted(self.ledger, self.plan.name) - set(models)):
             try:
                 models[model] = self._load(model)
             except Unavailable as error:
@@ -202,6 +205,19 @@ class _PoolProgram:
     def _died(self, ids: list[str]) -> None:
         if self.pool is not None:
             self.pool.on_engine_death(ids)
+
+
+def wanted(ledger: Ledger, name: str, *, patience_s: float = BROKER_PATIENCE_S) -> set[str]:
+    """The checkpoints a pool was asked to take up. A broker that is away as it starts is waited for: to end and be started again takes longer."""
+    until = time.monotonic() + patience_s
+    while True:
+        try:
+            return ledger.wanted(name)
+        except BrokerUnavailable as error:
+            if time.monotonic() > until:
+                raise
+            log.warning("%s waits to start: %s", name, error)
+            time.sleep(min(0.5, patience_s))
 
 
 def warm(app: Celery, archive: Archive) -> None:

@@ -23,6 +23,8 @@ LOG_BYTES = 8 * 1024 * 1024
 LEAST_DISK = 1024 * 1024
 #: seconds to wait before the n-th start in a row of a part that keeps dying; the last holds for all further ones
 BACK_OFF_S = (0.0, 0.5, 1.0, 2.0, 4.0, 5.0)
+#: seconds such a wait lasts at most where the process was ready and was killed from outside: it is not one that cannot start
+KILLED_S = 1.0
 #: seconds a process must live for its death to count as a first one again
 STEADY_S = 30.0
 #: what Celery, Flower and SeaweedFS would take from a user's environment although the stack says otherwise
@@ -92,9 +94,11 @@ class Child:
         if self._process is None or (status := self._process.poll()) is None:
             return None
         self.deaths = 1 if now - self._started_at > STEADY_S else self.deaths + 1
-        self.start_at = now + BACK_OFF_S[min(self.deaths, len(BACK_OFF_S)) - 1]
+        killed = -status in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+        wait_s = BACK_OFF_S[min(self.deaths, len(BACK_OFF_S)) - 1]
+        self.start_at = now + (min(wait_s, KILLED_S) if killed and self.condition == "ready" else wait_s)
         # what was killed from outside did not know, and has not said why
-        words = "" if -status in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT) else self.words() or _disk(self.part.log)
+        words = "" if killed else self.words() or _disk(self.part.log)
         self.reason = f"{_ended(status)}: {words}" if words else _ended(status)
         self._process, self._began, self.condition = None, None, "waiting"
         return status
