@@ -78,6 +78,27 @@ def test_no_piece_of_a_transcription_holds_half_a_character() -> None:
     assert all("\ufffd" not in transcription.push(i) for i in ids)
 
 
+def fallen_back(ids: Any) -> str:
+    """As a tokenizer decodes that has a token for each byte it has no piece for; ids are bytes."""
+    from tokenizers import decoders
+
+    decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+    return str(decoder.decode([f"<0x{i:02X}>" for i in ids]))
+
+
+@given(st.text(max_size=20))
+def test_a_transcription_of_byte_tokens_is_their_text(text: str) -> None:
+    transcription = Transcription(fallen_back)
+    assert "".join([*map(transcription.push, text.encode()), transcription.flush()]) == text
+
+
+def test_a_newline_is_not_lost_to_half_a_character_behind_it() -> None:
+    transcription = Transcription(fallen_back)
+    ids = b"\n" + "🙂".encode()[:2]
+    assert fallen_back(ids) == "\ufffd" * 3  # decoded whole
+    assert "".join([*map(transcription.push, ids), transcription.flush()]) == transcription.text == "\n" + "\ufffd" * 2
+
+
 def sequence(*, most: int = 100, stop: tuple[str, ...] = (), stop_ids: frozenset[int] = frozenset()) -> Sequence:
     return Sequence("s", [5, 6], Sampling(stop=stop), text_of, max_new=most, stop_ids=stop_ids)
 

@@ -153,8 +153,7 @@ def show(model: Model, json: AsJson = False, dir: Folder = None) -> None:
                            "files": [f.model_dump(mode="json") for f in manifest.files]}))
         return
     for name, value in _facts(manifest).items():
-        shown = " ".join(value) if isinstance(value, list) else f"{value:,}" if isinstance(value, int) else value
-        print(f"{name:20} {'-' if shown is None else shown}")
+        print(f"{name:20} {_shown_fact(value)}")
     if made is not None:
         _print_forms(made)
     for f in manifest.files:
@@ -244,20 +243,42 @@ def _print_forms(made: Forms) -> None:
 
 
 def _form_lines(made: Forms) -> list[str]:
-    """A line for each form: bytes, loss of perplexity against torch float32, and tokens a second where they were measured."""
+    """A table of precisions: torch, then each form with its bytes, loss of perplexity against torch float32, and tokens a second; or why not."""
     if made.refused:
         return [f"openvino             refused: {made.refused}"]
-    lines = []
-    for r in made.reports:
-        name = f"openvino {r.mode}"
-        if r.refused:
-            lines.append(f"{name:20} refused: {r.refused}")
-            continue
-        loss = "not measured" if r.loss is None else f"{r.loss:+.2%}"
-        rate = "not measured" if r.tokens_per_s is None else f"{r.tokens_per_s:,.1f} tok/s ({r.rows} at once, {r.threads} cores, {r.processor})"
-        lines.append(f"{name:20} {r.bytes:,} bytes, perplexity {r.perplexity} ({loss} against torch float32), {rate}, "
-                     f"activations {r.activations}, cache {r.cache}")
+    kept = [r for r in made.reports if not r.refused]
+    lines = [_columns("precision", "bytes", "perplexity", "loss", "tokens/s", "computes in", "cache")]
+    lines += [_columns("torch float32", "", _figure(r.perplexity_float32, ".3f")) for r in made.reports[:1]]
+    lines += [_columns(f"openvino {r.mode}", f"{r.bytes:,}", _figure(r.perplexity, ".3f"), _figure(r.loss, "+.2%"), _figure(r.tokens_per_s, ",.1f"),
+                       r.activations, r.cache) for r in kept]
+    lines += [f"{'openvino ' + r.mode:20} refused: {r.refused}" for r in made.reports if r.refused]
+    lines += [f"tokens/s: {r.rows} at once, {r.threads} cores, {r.processor}" for r in kept[:1] if r.tokens_per_s is not None]
     return lines
+
+
+def _columns(name: str, *cells: str) -> str:
+    """A line of the table: figures to the right, words behind them."""
+    widths = (16, 12, 9, 10, 13, 8)
+    return f"{name:20}" + "".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=False)).rstrip()
+
+
+def _figure(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
+
+
+def _shown_fact(value: Any) -> str:
+    match value:
+        case None | [] | "":
+            return "-"
+        case list():
+            return " ".join(map(str, value))
+        case dict():
+            return ", ".join(f"{name} {part}" for name, part in value.items())
+        case bool():
+            return "yes" if value else "no"
+        case int():
+            return f"{value:,}"
+    return str(value)
 
 
 def _cores() -> int:

@@ -20,10 +20,11 @@ _PENDING = 64
 
 
 class Transcription:
-    """The text of tokens as they come: joined, its pieces are the text of all tokens together.
+    """The text of tokens as they come: joined, its pieces are the text of all tokens together, where those are UTF-8.
 
     A token may hold part of a character, and may be written otherwise at the beginning than after others; so each is
-    decoded behind the ones before it (as in vLLM's detokenizer).
+    decoded behind the ones before it (as in vLLM's detokenizer). Of byte tokens that are no UTF-8 a tokenizer that falls back to
+    bytes writes the whole run as U+FFFD; what was told of it before stays, so that a newline is not lost to half an emoji behind it.
     """
 
     def __init__(self, decode: Callable[[Ids[int]], str]) -> None:
