@@ -54,7 +54,7 @@ class Shelf:
 
 @pytest.fixture
 def client(url: str, ledger: Ledger, tmp_path: Path) -> Iterator[Client]:
-    made = Client(settings=Settings(broker_url=SecretStr(url), prefix="t:", dir=tmp_path))
+    made = Client(settings=Settings(broker_url=SecretStr(url), message_key=SecretStr(secrets.token_hex(24)), prefix="t:", dir=tmp_path))
     made.__dict__["archive"] = Archive(Shelf())  # type: ignore[arg-type]
     placed(ledger)
     yield made
