@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Any
 from urllib.parse import quote, unquote
 
 from pydantic import Field, JsonValue
@@ -26,6 +26,9 @@ from symposia_shared.values import Value
 LONGEST = 8_000
 #: fields of a job that are no options of a team: they come with the question
 NOT_OPTIONS = frozenset({"kind", "prompt", "members", "sampling", "tags", "priority", "deadline_s"})
+
+#: the name of a saved team
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 _PATTERN = re.compile(r"([a-z][a-z0-9_-]{0,63}):", re.IGNORECASE)
 #: what stays as it is in a name: all but the marks of the form itself, and what no URL holds
@@ -140,7 +143,3 @@ def _quoted(text: str) -> str:
 
 def _written(value: JsonValue) -> str:
     return value if isinstance(value, str) else json.dumps(value)
-
-
-#: the name of a saved team
-TeamName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]

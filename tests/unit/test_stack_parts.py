@@ -119,7 +119,7 @@ def test_what_the_environment_names_is_not_embedded(folder: Folder, monkeypatch:
     blueprint = draw(folder, Plan(devices=shares("cpu"), test_models=True))
     # Then neither is started, and names carry the stack's id, for others may be on that Redis
     assert blueprint.services == ()
-    assert blueprint.addresses == {"broker": "redis://redis.example:6379/3", "store": "https://s3.example",
+    assert blueprint.addresses == {"broker": "redis://redis.example:6379/3", "store": "https://s3.example", "api": None,
                                    "flower": f"http://127.0.0.1:{blueprint.ports.flower}"}
     assert blueprint.orders(["m"])[0].name == f"pool-cpu-0.{folder.stack_id()[:6]}"
     # and when they are named no more, the embedded broker does not get the other's password

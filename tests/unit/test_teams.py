@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -71,7 +73,5 @@ def test_the_name_of_a_team_is_read_as_the_same_team(said: list[str], quorum: in
 @given(st.text(max_size=60))
 def test_no_text_does_worse_than_be_refused(text: str) -> None:
     for name in (text, "debate:" + text):
-        try:
-            read_team(name)
-        except BadInput as error:
-            assert str(error)
+        with contextlib.suppress(BadInput):
+            assert read_team(name).members

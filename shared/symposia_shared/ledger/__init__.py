@@ -21,6 +21,7 @@ Keys, each under the deployment's prefix:
     drain        hash  how fast each queue is claimed from    served hash  when each queue was last served, in claims
     dead         zset  dead letters, by when                  letters hash  what each says      quarantine list  malformed messages
     schedules    hash  what recurs                            occurrences zset  when each is next due
+    keys         hash  API keys, by digest                     teams:TENANT hash saved teams
     wanted:POOL  set   checkpoints to take up at run time     refusals hash why one was not
 
 Every step is one Lua script (``scripts/``), so each is atomic; every script may be repeated without harm.
