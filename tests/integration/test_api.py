@@ -20,6 +20,7 @@ import pytest
 from openai import AsyncOpenAI, OpenAI
 from stack import Stack, clean_environ, wait_for
 
+from symposia.api.app import make
 from symposia.cli.info import running
 from symposia_shared.ledger.tenants import Keys
 
@@ -309,6 +310,41 @@ def test_a_job_is_cancelled_by_request_and_when_its_client_goes(raw: httpx.Clien
         lines = answer.iter_lines()
         next(lines)
     wait_for(lambda: stack.stats()["jobs_in_flight"] == 0, 30)
+    # So does that of an answer nobody waits for any more
+    with pytest.raises(httpx.ReadTimeout):
+        raw.post("/chat/completions", json={"model": "test/slow:120000", "messages": ask("gone")}, timeout=1.5)
+    wait_for(lambda: stack.stats()["jobs_in_flight"] == 0, 30)
+
+
+def in_process(stack: Stack, body: dict[str, Any], **limits: Any) -> httpx.Response:
+    """A request to an application of other limits on the same deployment."""
+    settings = stack.client.settings.model_copy(update={"api": stack.client.settings.api.model_copy(update=limits)})
+
+    async def asked() -> httpx.Response:
+        assert settings.api.key is not None
+        headers = {"Authorization": f"Bearer {settings.api.key.get_secret_value()}"}
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(make(settings)), base_url="http://api", headers=headers) as client:
+            return await client.post("/v1/chat/completions", json={"messages": ask("one two three"), **body}, timeout=60)
+
+    return asyncio.run(asked())
+
+
+def test_settings_limit_tokens_and_members_and_say_who_is_auto(stack: Stack) -> None:
+    assert in_process(stack, {"model": "auto"}, auto_model="test/say:hello").json()["choices"][0]["message"]["content"] == "hello"
+    assert in_process(stack, {"model": "auto"}, auto_model=TEAM).json()["choices"][0]["message"]["content"] == "42"
+    cut = in_process(stack, {"model": "test/echo"}, max_tokens=2).json()
+    assert (cut["choices"][0]["message"]["content"], cut["choices"][0]["finish_reason"]) == ("one two", "length")
+    for body, limits, param, words in (
+        ({"model": "test/echo", "max_tokens": 3}, {"max_tokens": 2}, "max_tokens", "at most 2"),
+        ({"model": TEAM, "max_completion_tokens": 3}, {"max_tokens": 2}, "max_completion_tokens", "at most 2"),
+        ({"model": DEBATE}, {"max_member_rounds": 3}, "model", "at most 3"),
+    ):
+        answer = in_process(stack, body, **limits)  # type: ignore[arg-type]
+        assert answer.status_code == 400
+        assert answer.json()["error"]["param"] == param
+        assert words in answer.json()["error"]["message"]
+    late = in_process(stack, {"model": "test/slow:60000"}, timeout_s=1.0)
+    assert (late.status_code, late.json()["error"]["type"]) == (504, "server_error")
 
 
 def test_bodies_are_limited_in_size_and_form(raw: httpx.Client, url: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -80,6 +81,13 @@ def test_what_is_no_port_is_refused(folder: Folder, text: str) -> None:
 def test_a_damaged_ports_file_is_only_a_reason_to_choose_again(folder: Folder, text: str) -> None:
     folder.ports.write_text(text)
     assert ports.choose(folder, {}) == ports.Ports.from_json(folder.ports.read_bytes())
+
+
+def test_ports_of_an_older_version_are_kept_beside_those_it_did_not_know(folder: Folder) -> None:
+    first = ports.choose(folder, {}).model_dump()
+    del first["api"]
+    folder.ports.write_text(json.dumps(first))
+    assert ports.choose(folder, {}).model_dump(exclude={"api"}) == first
 
 
 def test_secrets_are_made_once_and_are_for_the_owner_alone(folder: Folder) -> None:
