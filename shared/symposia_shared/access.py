@@ -22,8 +22,8 @@ _WRITE = ("+set +setex +incr +incrby +expire +pexpire +del +unlink +hset +hsetnx
           "+sadd +srem +zadd +zrem +zincrby +zremrangebyscore +zremrangebyrank")
 
 _BY_ROLE: dict[Role, str] = {
-    # it hears the ends of jobs and tells Flower what it sent; no control command is its to give
-    "producer": f"~{{p}}* {_SCRIPTS} {_WRITE} &{{p}}ended* &{{p}}/{{db}}.celeryev/task.sent",
+    # it hears answers and the ends of jobs, and tells Flower what it sent; no control command is its to give
+    "producer": f"~{{p}}* {_SCRIPTS} {_WRITE} &{{p}}ended* &{{p}}said:* &{{p}}/{{db}}.celeryev/task.sent",
     "worker": f"~{{p}}* {_SCRIPTS} {_WRITE} &{{p}}* &{{p}}/{{db}}.celery.pidbox",
     # it reads, and writes to its own mailbox alone; workers allow-list what it may ask them (``symposia_worker.remote``)
     "monitor": (f"%R~{{p}}* ~{{p}}*reply.celery.pidbox* ~{{p}}celeryev.* ~{{p}}_kombu.binding* ~{{p}}unacked_mutex "

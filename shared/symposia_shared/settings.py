@@ -40,6 +40,25 @@ class LimitSettings(BaseModel):
     memory: float = Field(0.8, gt=0.0, le=1.0)
 
 
+class ApiSettings(BaseModel):
+    """The HTTP API: its first key, and what one request may ask for; beyond it is refused."""
+
+    #: a key that is always good, for the tenant ``default``; the embedded stack's is in its credentials file
+    key: SecretStr | None = None
+    #: the checkpoint or team that answers for ``auto``; None: ``auto`` is refused
+    auto_model: str | None = None
+    #: seconds a request's job may take
+    timeout_s: float = Field(600.0, gt=0.0, le=86_400.0)
+    #: bytes of a body
+    max_body_bytes: int = Field(8 * 1024 * 1024, ge=1_024)
+    #: messages of a chat
+    max_messages: int = Field(1_000, ge=1)
+    #: members of a collaboration times its rounds
+    max_member_rounds: int = Field(100, ge=1)
+    #: new tokens of one answer; None: to the end of the context
+    max_tokens: int | None = Field(None, ge=1, le=1_000_000)
+
+
 class Settings(BaseSettings):
     """``SYMPOSIA_BROKER_URL``, ``SYMPOSIA_S3__ENDPOINT_URL`` and so on; see ``load``."""
 
@@ -49,6 +68,7 @@ class Settings(BaseSettings):
     broker_url: SecretStr | None = None
     s3: S3Settings = S3Settings()
     limits: LimitSettings = LimitSettings()
+    api: ApiSettings = ApiSettings()
     #: the key that messages are signed with, the same for all producers and workers of a deployment
     message_key: SecretStr | None = None
     #: every Redis key and channel of ours starts with it
@@ -138,6 +158,8 @@ def _from_credentials(settings: Settings) -> dict[str, Any]:
             update["prefix"] = found.prefix
     if settings.message_key is None:
         update["message_key"] = found.message_key
+    if settings.api.key is None and found.api_key is not None:
+        update["api"] = settings.api.model_copy(update={"key": found.api_key})
     if settings.s3.endpoint_url is None and settings.s3.access_key is None:
         update["s3"] = found.s3
     return update
@@ -149,4 +171,5 @@ class _Stored(BaseModel):
     broker_url: SecretStr
     message_key: SecretStr | None = None
     prefix: str | None = None
+    api_key: SecretStr | None = None
     s3: S3Settings

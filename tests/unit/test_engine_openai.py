@@ -14,6 +14,7 @@ import pytest
 from endpoint import DONE, HANG, RESET, Says, StandIn, chat, delta, error, event, plain, stand_in, streamed, usage
 from symposia_shared.errors import BadInput, PromptTooLong, SymposiaError, Unavailable
 from symposia_shared.prompts import ChoiceForm, JsonForm, Message, RegexForm, Sampling, user
+from symposia_shared.said import Hearing, Piece
 from symposia_shared.turns import Completion
 from symposia_worker.engines.openai import gate
 from symposia_worker.engines.openai.endpoint import KEY, Endpoint, Patience, asked_models, from_environ, key_in, pool_name
@@ -121,6 +122,17 @@ def test_reasoning_is_a_field_of_its_own_wherever_the_server_puts_it(server: Sta
                     chat("<think>hm", "</think>\n\n", "42")]
     found = [asked.ask(n).done(n) for n in "abc"]
     assert [(c.reasoning, c.text) for c in found] == [("6 times 7 is 42", "42"), ("hm", "42"), ("hm", "42")]
+
+
+def test_a_streamed_reasoning_is_marked_so_that_it_can_be_told_from_the_answer(server: StandIn, on: Callable[..., Asked]) -> None:
+    asked = on().load()
+    server.always = streamed(delta(reasoning_content="6 times 7"), delta(reasoning_content=" is"), delta("\n\n4"), delta("2"), delta(finish="stop"), DONE)
+    done = asked.ask(stream=True).done()
+    hearing, heard, at = Hearing(), "", 0
+    for text in [e.text for e in asked.events if isinstance(e, Delta)]:
+        heard += hearing.hear(Piece(fence="1", at=at, text=text))
+        at += len(text)
+    assert (done.reasoning, done.text, heard, hearing.end(done.text)) == ("6 times 7 is", "42", "42", "")
 
 
 def test_a_server_that_does_not_stream_is_understood(server: StandIn, on: Callable[..., Asked]) -> None:

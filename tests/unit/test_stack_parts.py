@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -87,6 +88,13 @@ def test_a_damaged_ports_file_is_only_a_reason_to_choose_again(folder: Folder, t
     assert ports.choose(folder, {}) == ports.Ports.from_json(folder.ports.read_bytes())
 
 
+def test_ports_of_an_older_version_are_kept_beside_those_it_did_not_know(folder: Folder) -> None:
+    first = ports.choose(folder, {}).model_dump()
+    del first["api"]
+    folder.ports.write_text(json.dumps(first))
+    assert ports.choose(folder, {}).model_dump(exclude={"api"}) == first
+
+
 def test_secrets_are_made_once_and_are_for_the_owner_alone(folder: Folder) -> None:
     # Given a first start; when a second follows with another port
     first = credentials.write(folder, Settings(dir=folder.path), ports.choose(folder, {}))
@@ -124,7 +132,7 @@ def test_what_the_environment_names_is_not_embedded(folder: Folder, monkeypatch:
     blueprint = draw(folder, Plan(devices=shares("cpu"), test_models=True))
     # Then neither is started, and names carry the stack's id, for others may be on that Redis
     assert blueprint.services == ()
-    assert blueprint.addresses == {"broker": "redis://redis.example:6379/3", "store": "https://s3.example",
+    assert blueprint.addresses == {"broker": "redis://redis.example:6379/3", "store": "https://s3.example", "api": None,
                                    "flower": f"http://127.0.0.1:{blueprint.ports.flower}"}
     assert blueprint.orders(["m"])[0].name == f"pool-cpu-0.{folder.stack_id()[:6]}"
     # and when they are named no more, the embedded broker does not get the other's password

@@ -29,6 +29,7 @@ from symposia_worker.checks import COMPARER, checked
 from symposia_worker.course import Course
 from symposia_worker.engines.protocol import Pulse
 from symposia_worker.recorder import Recorder, backoff
+from symposia_worker.saying import Sayer
 from symposia_worker.tickets import Suspects, Ticket, Tickets
 
 log = logging.getLogger(__name__)
@@ -56,7 +57,8 @@ class EngineSeat(Protocol):
     @property
     def pulse(self) -> Pulse | None: ...
 
-    def generate(self, turn_id: str, turn: Turn, on_first: Callable[[float], None], on_done: Callable[[Completion | Abstention], None]) -> None: ...
+    def generate(self, turn_id: str, turn: Turn, on_first: Callable[[float], None], on_done: Callable[[Completion | Abstention], None], *,
+                 on_delta: Callable[[str], None] | None = None) -> None: ...
 
     def cancel(self, turn_id: str) -> None: ...
 
@@ -96,7 +98,8 @@ class Pool:
         self._stopping = threading.Event()
         self._stopped = threading.Event()
         self.recorder = Recorder(ledger=ledger, archive=archive, course=course, bell=bell, tickets=self.tickets, stopping=self._stopping,
-                                 stopped=self._stopped, on_end=self._drop_suspect, on_recorded=self._feed_if_left)
+                                 stopped=self._stopped, on_end=self._ended, on_recorded=self._feed_if_left)
+        self._sayer = Sayer(ledger)
         self._engine_up = threading.Event()
         self._engine_up.set()
         self._engine_died = threading.Event()
@@ -113,6 +116,7 @@ class Pool:
         """Say what is served, then begin to beat and to record. The engine is up and its checkpoints are loaded."""
         self.recorder.patiently(lambda: self.ledger.place(self.name, self.placement.models, origin=self.origin))
         self.recorder.start()
+        self._sayer.start()
         for thread in self._threads:
             thread.start()
 
@@ -199,7 +203,8 @@ class Pool:
                 else:
                     self.recorder.later(self._check, ticket, ticket.turn)
                 return
-            self.engine.generate(ticket.id, ticket.turn, partial(self._on_first, ticket), partial(self._on_done, ticket))
+            on_delta = self._sayer.begin(seat.job_id, ticket.claim.fence) if ticket.claim.stream else None
+            self.engine.generate(ticket.id, ticket.turn, partial(self._on_first, ticket), partial(self._on_done, ticket), on_delta=on_delta)
         except Unavailable:
             self._give_back([ticket], killed=False)
         except SymposiaError as error:
@@ -231,7 +236,8 @@ class Pool:
 
     # -- what follows a record -------------------------------------------------------------------------------------
 
-    def _drop_suspect(self, ticket: Ticket) -> None:
+    def _ended(self, ticket: Ticket) -> None:
+        self._sayer.end(ticket.claim.seat.job_id, ticket.claim.fence)
         follows = self._suspects.leave(ticket)
         if follows is not None:
             self._launch(follows)
@@ -397,6 +403,7 @@ class Pool:
         COMPARER.stop()
         self._comparing.shutdown(wait=True, cancel_futures=True)
         self.recorder.finish()
+        self._sayer.stop()
         self._stopped.set()
         self.engine.stop()
 

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 
 import typer
 
-from symposia.cli import acl, control, dead, doctor, info, jobs, patterns, rehearse, replay, schedule, texts, vote
+from symposia.cli import acl, control, dead, doctor, info, jobs, keys, patterns, rehearse, replay, schedule, serve, texts, vote
 from symposia.cli.options import AsJson, Folder
 from symposia_shared.errors import SymposiaError
 
@@ -36,6 +36,8 @@ def build() -> typer.Typer:
     weights.callback()(lambda: None)
     weights.command("fit")(vote.weights_fit)
     app.add_typer(weights, name="weights", rich_help_panel="Answers")
+    app.command("serve", rich_help_panel="Stack")(serve.serve)
+    keys.register(app)
     app.command("acl", rich_help_panel="Stack")(acl.acl)
     app.command("info", rich_help_panel="Stack")(_info)
     app.command("doctor", rich_help_panel="Stack")(_doctor)
@@ -86,7 +88,7 @@ def main() -> None:
         code = error.exit_code
     except ModuleNotFoundError as error:
         print(f"This command needs the package {error.name!r}, which is not installed. Install the extra it belongs to: "
-              "pip install 'symposia[worker,local,monitor]'", file=sys.stderr)
+              "pip install 'symposia[worker,local,monitor,api]'", file=sys.stderr)
         code = 2
     except KeyboardInterrupt:
         print("Interrupted. A job that was submitted goes on: see `symposia jobs`.", file=sys.stderr)

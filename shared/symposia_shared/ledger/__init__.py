@@ -3,7 +3,8 @@
 Keys, each under the deployment's prefix:
 
     job:ID       hash  one job: st state, k kind, sp job JSON (or @key in S3), cur current round, at submitted, dl deadline (ms), pr class,
-                       tg tags, kp rounds kept of the job it tries again; of a later one du due, dq queue, on of one turn; and
+                       tg tags, kp rounds kept of the job it tries again; of a later one du due, dq queue, on of one turn;
+                       sm somebody reads its answer as it comes; and
                        per round r    n turns, d deadline, q quorum, sf settle-from, in replies, sp voices, g digest, h chord, b chord's
                                       body came early, c why closed, ca when, k counted
                        per turn r:i   t state, qn queue, p payload, v reply, a attempts, e engine deaths, cl claimed at, y retries by cause,
@@ -20,6 +21,7 @@ Keys, each under the deployment's prefix:
     drain        hash  how fast each queue is claimed from    served hash  when each queue was last served, in claims
     dead         zset  dead letters, by when                  letters hash  what each says      quarantine list  malformed messages
     schedules    hash  what recurs                            occurrences zset  when each is next due
+    keys         hash  API keys, by digest                     teams:TENANT hash saved teams
     wanted:POOL  set   checkpoints to take up at run time     refusals hash why one was not
 
 Every step is one Lua script (``scripts/``), so each is atomic; every script may be repeated without harm.
@@ -88,7 +90,7 @@ class Ledger:
             models = "\n".join(m.partition("\n")[0] for m in j.models)
             flat += [j.job_id, j.kind, j.spec, j.deadline_ms, j.prompt_bytes, models, single]
             flat += [-1 if j.keeps is None else j.keeps, j.priority, json.dumps(j.tags) if j.tags else "", j.due_ms, j.schedule, j.following_ms]
-            flat.append("\n".join(j.needs))
+            flat += ["\n".join(j.needs), int(j.stream)]
         answers: list[str] = self.run("submit", *flat)
         return answers
 
@@ -106,9 +108,9 @@ class Ledger:
               lease_ms: int = LEASE_MS) -> Claimed:
         """Lease up to ``most`` turns for ``pool``, in the queues' order; ``named`` is the one a doorbell asks about."""
         answer = self.run("claim", uuid.uuid4().hex[:8], lease_ms, most, pools, named.key if named else "", pool, *queues)
-        rows = [answer[k:k + 11] for k in range(2, len(answer), 11)]
+        rows = [answer[k:k + 12] for k in range(2, len(answer), 12)]
         claims = tuple(Claim(seat=Seat(r[0], int(r[1]), int(r[2])), fence=r[3], attempt=int(r[4]), deaths=int(r[5]), kind=r[6], spec=r[7],
-                             payload=r[8], queue=r[9], alone=r[10] == "1")
+                             payload=r[8], queue=r[9], alone=r[10] == "1", stream=r[11] == "1")
                        for r in rows)
         return Claimed(named=answer[0], left=int(answer[1]), claims=claims)
 

@@ -28,6 +28,8 @@ class NewJob:
     tags: tuple[str, ...] = ()
     #: epoch's ms before which it is not opened
     due_ms: int = 0
+    #: its pool publishes the answer while it is made (``said``)
+    stream: bool = False
     #: rounds it keeps of the job it tries again; None: it tries none again
     keeps: int | None = None
     #: the schedule it is an occurrence of, that of ``due_ms``; and when its next one is
@@ -70,6 +72,8 @@ class Claim:
     queue: str
     #: it failed for want of memory: it runs beside no other suspect
     alone: bool = False
+    #: its answer is to be published while it is made
+    stream: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ import struct
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from symposia_shared.errors import BadInput, NotPlaced, PromptTooLong, SymposiaError, Unavailable, UnknownModel
+from symposia_shared.errors import BadInput, Busy, JobCancelled, NotPlaced, NotYet, PromptTooLong, SymposiaError, Unavailable, UnknownJob, UnknownModel
 from symposia_shared.openai.requests import Request
 from symposia_shared.turns import Abstention, Cause, Completion, TokenLogprob
 
@@ -56,11 +56,19 @@ def fault_of(error: SymposiaError | Abstention) -> tuple[int, dict[str, Any]]:
         return 400, error_body(str(error), param=error.field or None, code="context_length_exceeded")
     if isinstance(error, UnknownModel | NotPlaced):
         return 404, error_body(str(error), param="model", code="model_not_found")
+    if isinstance(error, UnknownJob):
+        return 404, error_body(str(error), param=error.field or None, code="not_found")
     if isinstance(error, BadInput):
         return 400, error_body(str(error), param=error.field or None, code=None)
+    if isinstance(error, Busy):
+        return 429, error_body(str(error), type="rate_limit_error", code="busy")
+    if isinstance(error, NotYet):
+        return 504, error_body(str(error), type="server_error", code="timeout")
+    if isinstance(error, JobCancelled):
+        return 499, error_body(str(error), type="cancelled", code="cancelled")
     if isinstance(error, Unavailable):
         return 503, error_body(str(error), type="server_error", code="unavailable")
-    return 500, error_body(str(error), type="server_error", code=None)
+    return 500, error_body(str(error), type="server_error", code=error.name)
 
 
 def _chat_choice(request: Request, index: int, reply: Completion) -> dict[str, Any]:
@@ -69,19 +77,29 @@ def _chat_choice(request: Request, index: int, reply: Completion) -> dict[str, A
         message["reasoning_content"] = reply.reasoning
     logprobs = None
     if request.logprobs is not None and reply.logprobs is not None:
-        logprobs = {"content": [_chat_logprob(t) for t in reply.logprobs], "refusal": None}
+        logprobs = chat_logprobs(reply)
     return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": reply.finish_reason, **_more(reply)}
 
 
 def _text_choice(request: Request, index: int, reply: Completion) -> dict[str, Any]:
     logprobs = None
     if request.logprobs is not None and reply.logprobs is not None:
-        offsets = [0]
-        for t in reply.logprobs:
-            offsets.append(offsets[-1] + len(t.token))
-        logprobs = {"tokens": [t.token for t in reply.logprobs], "token_logprobs": [t.logprob for t in reply.logprobs],
-                    "top_logprobs": [dict(t.top) for t in reply.logprobs], "text_offset": offsets[:-1]}
+        logprobs = text_logprobs(reply)
     return {"index": index, "text": reply.text, "logprobs": logprobs, "finish_reason": reply.finish_reason, **_more(reply)}
+
+
+def chat_logprobs(reply: Completion) -> dict[str, Any]:
+    """A chat's log-probabilities, by token."""
+    return {"content": [_chat_logprob(t) for t in reply.logprobs or ()], "refusal": None}
+
+
+def text_logprobs(reply: Completion) -> dict[str, Any]:
+    """A text's log-probabilities, by token."""
+    tokens, offsets = reply.logprobs or (), [0]
+    for t in tokens:
+        offsets.append(offsets[-1] + len(t.token))
+    return {"tokens": [t.token for t in tokens], "token_logprobs": [t.logprob for t in tokens], "top_logprobs": [dict(t.top) for t in tokens],
+            "text_offset": offsets[:-1]}
 
 
 def _more(reply: Completion) -> dict[str, Any]:

@@ -41,10 +41,11 @@ def command(
     engine: Annotated[EngineChoice, typer.Option("--engine", help="auto: openvino on a CPU where a checkpoint has the form, else torch.")] = "auto",
     mode: Annotated[Mode, typer.Option("--mode", help="exact: torch's float32 tokens. fast: 8-bit weights, where there is that form.")] = "exact",
     no_flower: Annotated[bool, typer.Option("--no-flower", help="Do without Flower.")] = False,
+    no_api: Annotated[bool, typer.Option("--no-api", help="Do without the HTTP API.")] = False,
     start_timeout: Annotated[float, typer.Option("--start-timeout", min=1, help="Seconds the pools may take to be ready.")] = 300.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the facts as JSON once all is ready.")] = False,
 ) -> None:
-    """Start broker, store, coordinator, pools and Flower in one folder, and keep them running."""
+    """Start broker, store, coordinator, pools, HTTP API and Flower in one folder, and keep them running."""
     _needs_local()
     from symposia_worker.stack.blueprint import Plan
     from symposia_worker.stack.devices import shares
@@ -52,13 +53,17 @@ def command(
 
     folder = Folder.of(dir)
     asked = tuple(dict.fromkeys(model or ()))
+    if not no_api and not _api_installed():
+        print("The HTTP API is not installed, so the stack does without; `pip install 'symposia[api]'` adds it.", file=sys.stderr)
     if not no_flower and not _flower_installed():
         print("Flower is not installed, so the stack does without; `pip install 'symposia[monitor]'` adds it.", file=sys.stderr)
     plan = Plan(devices=shares(devices), models=lambda settings: served(settings, asked), test_models=test_models, concurrency=concurrency,
-                engine=engine, mode=mode, flower=not no_flower and _flower_installed(), start_timeout_s=start_timeout)
+                engine=engine, mode=mode, flower=not no_flower and _flower_installed(),
+                api=not no_api and _api_installed(), start_timeout_s=start_timeout)
     if detach:
         flags = [f"--engine={engine}", f"--mode={mode}", f"--devices={devices}", f"--start-timeout={start_timeout}", *(f"--model={m}" for m in asked)]
-        flags += ["--test-models"] * test_models + ["--no-flower"] * no_flower + ([f"--concurrency={concurrency}"] if concurrency else [])
+        flags += ["--test-models"] * test_models + ["--no-flower"] * no_flower + ["--no-api"] * no_api
+        flags += [f"--concurrency={concurrency}"] if concurrency else []
         _detached(folder, flags, within_s=start_timeout, as_json=as_json)
     else:
         _foreground(folder, plan, as_json=as_json)
@@ -135,6 +140,12 @@ def _needs_local() -> None:
         import psutil  # noqa: F401
     except ImportError:
         raise StackUnavailable("The embedded stack is not installed. Run `pip install 'symposia[local,worker,monitor]'`.") from None
+
+
+def _api_installed() -> bool:
+    from importlib.util import find_spec
+
+    return find_spec("fastapi") is not None and find_spec("uvicorn") is not None
 
 
 def _flower_installed() -> bool:

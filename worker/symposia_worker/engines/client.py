@@ -204,7 +204,7 @@ def engine_environ(threads: int) -> dict[str, str]:
 
     Spinning OpenMP threads cost a factor of ten on a busy machine (pytorch #57715), and both must be set before torch is imported.
     """
-    foreign = ("SYMPOSIA_BROKER", "SYMPOSIA_S3", "SYMPOSIA_MESSAGE", "SYMPOSIA_OPENAI", "SYMPOSIA_ENDPOINT", "AWS_", "CELERY_")
+    foreign = ("SYMPOSIA_BROKER", "SYMPOSIA_S3", "SYMPOSIA_MESSAGE", "SYMPOSIA_API", "SYMPOSIA_OPENAI", "SYMPOSIA_ENDPOINT", "AWS_", "CELERY_")
     kept = {k: v for k, v in os.environ.items() if not k.startswith(foreign) and not k.endswith("_API_KEY")}
     return kept | {
         "OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE", "MKL_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false",

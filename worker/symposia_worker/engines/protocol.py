@@ -135,7 +135,7 @@ class First(Kinded):
 
 
 class Delta(Kinded):
-    """More of a streamed answer; joined, the deltas are its text, reasoning included."""
+    """More of a streamed answer; joined, the deltas are its text, before it the reasoning within its marks."""
 
     kind: Literal["delta"] = "delta"
     id: str

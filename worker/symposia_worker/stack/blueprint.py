@@ -36,6 +36,7 @@ class Plan:
     engine: EngineChoice = "auto"
     mode: Mode = "exact"
     flower: bool = True
+    api: bool = False
     #: seconds the workers are given to be ready; a first start downloads and loads its models within them
     start_timeout_s: float = 300.0
 
@@ -58,10 +59,11 @@ class Blueprint:
 
     @property
     def addresses(self) -> dict[str, str | None]:
-        """Where broker, store and Flower are, without secrets. The store is None where it is AWS itself."""
+        """Where broker, store, API and Flower are, without secrets. The store is None where it is AWS itself."""
         endpoint = self.settings.s3.endpoint_url
         flower = f"http://{numbers.LOOPBACK}:{self.ports.flower}" if self.plan.flower else None
-        return {"broker": without_secrets(self.settings.broker), "store": endpoint and without_secrets(endpoint), "flower": flower}
+        api = f"http://{numbers.LOOPBACK}:{self.ports.api}/v1" if self.plan.api else None
+        return {"broker": without_secrets(self.settings.broker), "store": endpoint and without_secrets(endpoint), "api": api, "flower": flower}
 
     @property
     def origin(self) -> str:
@@ -79,7 +81,7 @@ class Blueprint:
                                engine=plan.engine, mode=plan.mode) for share in plan.devices)
 
     def workers(self, orders: Sequence[PoolOrder], commands: WorkerCommands, *, ready: Callable[[int], bool]) -> tuple[Part, ...]:
-        """Coordinator, pools and Flower."""
+        """Coordinator, pools, API and Flower."""
         environ = environment(self.settings.environ())
         logs, name = self.folder.logs, self._name("coordinator")
         parts = [Part(role="coordinator", name=name, command=commands.coordinator(name), folder=self.folder.path,
@@ -87,6 +89,8 @@ class Blueprint:
         parts += [Part(role="pool", name=order.name, device=order.share.device, command=commands.pool(order), folder=self.folder.path,
                        log=logs / f"{order.share.pool}.log", environ=environ | _key_for(order.share.device), ready=ready,
                        grace_s=WORKER_GRACE_S) for order in orders]
+        if self.plan.api:
+            parts.append(services.api(self.folder, self.ports, environ=environ))
         if self.plan.flower:
             unsigned = {name: value for name, value in environ.items() if name != "SYMPOSIA_MESSAGE_KEY"}  # Flower sends no task
             parts.append(services.flower(self.folder, self.credentials, self.ports, environ=unsigned))
@@ -111,7 +115,7 @@ def draw(folder: Folder, plan: Plan) -> Blueprint:
     configured.load(folder.path)  # for its errors: each names the variable and the remedy
     given = Settings(dir=folder.path)
     needed = [] if kept.external_store(given) else [*numbers.PAIRED]
-    needed += ["broker"] * (not given.external) + ["flower"] * plan.flower
+    needed += ["broker"] * (not given.external) + ["flower"] * plan.flower + ["api"] * plan.api
     ports = numbers.choose(folder, needed=frozenset(needed))
     credentials = kept.write(folder, given, ports)
     return Blueprint(folder, plan, configured.load(folder.path), ports, credentials)

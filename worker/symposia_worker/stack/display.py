@@ -78,5 +78,5 @@ def table(stack: StackState, folder: Folder) -> Group:
 
 def addresses(facts: Mapping[str, Any]) -> Text:
     """Where to look, and with what."""
-    shown = {name: facts[name] for name in ("broker", "store", "flower")} | {"credentials": facts["credentials_file"]}
+    shown = {name: facts[name] for name in ("broker", "store", "api", "flower")} | {"credentials": facts["credentials_file"]}
     return Text("\n".join(f"{name:<12} {value}" for name, value in shown.items() if value))

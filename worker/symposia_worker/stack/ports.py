@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import socket
@@ -19,9 +20,12 @@ GRPC_OFFSET = 10_000
 #: below the ranges from which systems take ports for outgoing connections, the gRPC ports included
 LOWEST, HIGHEST = 12_000, 20_000
 #: settings by which a user fixes a port
-FIXED = {"broker": "SYMPOSIA_BROKER_PORT", "s3": "SYMPOSIA_S3_PORT", "flower": "SYMPOSIA_FLOWER_PORT"}
+FIXED = {"broker": "SYMPOSIA_BROKER_PORT", "s3": "SYMPOSIA_S3_PORT", "flower": "SYMPOSIA_FLOWER_PORT", "api": "SYMPOSIA_API_PORT"}
 #: those of SeaweedFS, each with a gRPC port beside it
 PAIRED = ("s3", "master", "volume", "filer", "admin")
+
+#: ports that a file of an older version may lack
+_LATER = {"api": HIGHEST}
 
 
 class Ports(Value):
@@ -29,6 +33,7 @@ class Ports(Value):
 
     broker: int = Field(ge=1, le=65_535)
     flower: int = Field(ge=1, le=65_535)
+    api: int = Field(ge=1, le=65_535)
     s3: int = Field(ge=1, le=55_535)
     master: int = Field(ge=1, le=55_535)
     volume: int = Field(ge=1, le=55_535)
@@ -77,10 +82,11 @@ def _usable(name: str, port: int, is_free: Callable[[int], bool]) -> bool:
 
 
 def _kept(folder: Folder) -> dict[str, int]:
-    """The ports of earlier runs; a file that is not readable as such is only a reason to choose again."""
+    """The ports of earlier runs; a file that is not readable as such is only a reason to choose again. One of an older version lacks some."""
     try:
-        return Ports.from_json(folder.ports.read_bytes()).model_dump()
-    except (OSError, BadInput):
+        stored = json.loads(folder.ports.read_bytes())
+        return Ports.parse({**_LATER, **stored}).model_dump(include=set(stored))
+    except (OSError, ValueError, TypeError):
         return {}
 
 

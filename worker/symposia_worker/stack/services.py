@@ -138,6 +138,19 @@ def flower(folder: Folder, credentials: Credentials, ports: Ports, *, environ: d
     )
 
 
+def api(folder: Folder, ports: Ports, *, environ: dict[str, str]) -> Part:
+    """The HTTP API of ``symposia serve``; its first key is in the credentials file."""
+    return Part(
+        role="api", name="api", folder=folder.path, log=folder.logs / "api.log", grace_s=6.0, environ=environ,
+        command=(sys.executable, "-m", "symposia", "serve", f"--host={LOOPBACK}", f"--port={ports.api}", f"--dir={folder.path}"),
+        ready=partial(_api_answers, ports.api),
+    )
+
+
+def _api_answers(port: int, _: int) -> bool:
+    return http_answers(f"http://{LOOPBACK}:{port}/healthz")
+
+
 def _flower_answers(port: int, _: int) -> bool:
     return http_answers(f"http://{LOOPBACK}:{port}/healthcheck")
 

@@ -8,7 +8,7 @@ from symposia_shared.errors import BadInput
 from symposia_shared.values import Value
 from symposia_worker.stack.folder import Folder, write_private
 
-Role = Literal["broker", "store", "coordinator", "pool", "engine", "flower"]
+Role = Literal["broker", "store", "coordinator", "pool", "engine", "flower", "api"]
 StackPhase = Literal["starting", "ready", "stopping"]
 Condition = Literal["starting", "ready", "waiting", "ended"]
 

@@ -15,9 +15,9 @@ from symposia_worker.stack.folder import Folder
 from symposia_worker.stack.part import Child, began
 
 #: who ends before whom: no worker loses its ledger, and the store is there for the last commit
-ORDER: tuple[tuple[state.Role, ...], ...] = (("coordinator", "pool", "engine"), ("flower",), ("store",), ("broker",))
+ORDER: tuple[tuple[state.Role, ...], ...] = (("api", "coordinator", "pool", "engine"), ("flower",), ("store",), ("broker",))
 #: seconds a left-over process is given to end; a worker's broker got its SIGTERM at the same moment, so that there is little to wait for
-LEFTOVER_GRACE_S: dict[state.Role, float] = {"coordinator": 4.0, "pool": 4.0, "engine": 4.0, "flower": 4.0, "store": 20.0, "broker": 20.0}
+LEFTOVER_GRACE_S: dict[state.Role, float] = {"coordinator": 4.0, "pool": 4.0, "engine": 4.0, "api": 4.0, "flower": 4.0, "store": 20.0, "broker": 20.0}
 #: seconds `down` waits for a supervisor: its parts' graces, one after the other, and some
 DOWN_S = 60.0
 POLL_S = 0.05

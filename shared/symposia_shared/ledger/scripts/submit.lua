@@ -1,6 +1,7 @@
 -- Records jobs. First the limits: turns of one queue, jobs in all, share of maxmemory. Then per job: id, kind, spec, deadline_ms, bytes of the
 -- longest prompt, models (joined by a newline), '1' if it is of one turn, rounds kept of the job it tries again, class, tags (JSON), due at,
--- schedule and the time of its next occurrence, and what each model must be able to do (joined by a newline; 'a|b': either).
+-- schedule and the time of its next occurrence, what each model must be able to do (joined by a newline; 'a|b': either), '1' if somebody
+-- reads its answer as it comes.
 -- A job of one turn has its round opened here; anything else waits in 'advance' for the coordinator; a later one in 'later' for its time.
 -- Answers one line per job; once one was refused because all is busy, so are those behind it.
 local most_turns, most_jobs = tonumber(ARGV[1]), tonumber(ARGV[2])
@@ -29,7 +30,7 @@ local function unmet(place, needs)
   end
 end
 
-for k = 4, #ARGV, 14 do
+for k = 4, #ARGV, 15 do
   local job, kind, spec, deadline, bytes = ARGV[k], ARGV[k + 1], ARGV[k + 2], tonumber(ARGV[k + 3]), tonumber(ARGV[k + 4])
   local keeps, class, tags, due, schedule, following = tonumber(ARGV[k + 7]), ARGV[k + 8], ARGV[k + 9], tonumber(ARGV[k + 10]), ARGV[k + 11], ARGV[k + 12]
   local refused, queue = nil, nil
@@ -56,6 +57,7 @@ for k = 4, #ARGV, 14 do
     redis.call('HSET', J(job), 'st', later and 'later' or 'open', 'k', kind, 'sp', spec, 'cur', -1, 'at', now, 'dl', math.max(now, due) + deadline)
     redis.call('ZADD', P .. 'jobs', now, job)
     if class ~= '' then redis.call('HSET', J(job), 'pr', class) end
+    if ARGV[k + 14] == '1' then redis.call('HSET', J(job), 'sm', 1) end
     if tags ~= '' then
       redis.call('HSET', J(job), 'tg', tags)
       for _, tag in ipairs(cjson.decode(tags)) do redis.call('SADD', P .. 'tag:' .. tag, job) end

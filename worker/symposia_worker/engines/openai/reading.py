@@ -114,14 +114,18 @@ class Answer:
         reasoning = _string(said.get("reasoning_content")) or _string(said.get("reasoning"))
         text = _string(said.get("content")) if said is not choice else _string(choice.get("text"))
         self._tokens += _logprobs(choice.get("logprobs"))
+        opening, closing = DEFAULT.reasoning_marks
+        told = ""  # with the marks, by which whoever shows it as it comes tells a reasoning from the answer
         if reasoning:
+            told += reasoning if self._reasoning else opening + reasoning
             self._reasoning.append(reasoning)
         if text:
+            told += text if self._text or not self._reasoning else closing + text
             self._text.append(text)
         if isinstance(choice.get("finish_reason"), str):
             self._finish = self._finished(choice["finish_reason"])
         self._count(len(reasoning) + len(text))
-        return reasoning + text
+        return told
 
     def _finished(self, reason: str) -> FinishReason:
         if reason == "content_filter":
@@ -144,6 +148,8 @@ class Answer:
         text, reasoning = "".join(self._text), "".join(self._reasoning) or None
         if reasoning is None:
             reasoning, text = _split(text)
+        else:
+            text = text.lstrip()
         cut = min((at for s in self._stop if (at := text.find(s)) >= 0), default=None)
         finish: FinishReason = "stop" if cut is not None else self._finish or "stop"
         known = [t.logprob for t in self._tokens]

@@ -1,0 +1,90 @@
+"""The application: its routes, its faults, its life."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from importlib import metadata
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from starlette.exceptions import HTTPException
+
+from symposia.api import faults
+from symposia.api.desk import Desk
+from symposia.api.ears import Ears
+from symposia.api.routes import completions, embeddings, health, jobs, models, teams
+from symposia.client import Client
+from symposia_shared.errors import SymposiaError
+from symposia_shared.ledger.tenants import Keys
+from symposia_shared.settings import Settings
+
+#: calls to Redis and S3 at once; each is short
+THREADS = 64
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+
+def make(settings: Settings) -> FastAPI:
+    """The application of a deployment. Nothing is connected before it starts."""
+    app = FastAPI(title="Symposia", version=metadata.version("symposia"), lifespan=_life, redoc_url=None,
+                  summary="Many open-weight language models, one queue, one answer; in OpenAI's form.")
+    first = settings.api.key.get_secret_value() if settings.api.key else None
+    client = Client(settings=settings)
+    app.state.desk = Desk(client, Keys(client.ledger, first=first), Ears(settings.broker, settings.prefix), settings.api)
+    for resource in (completions, embeddings, models, jobs, teams, health):
+        app.include_router(resource.router)
+    app.add_exception_handler(faults.HttpFault, faults.answer_fault)
+    app.add_exception_handler(SymposiaError, faults.answer_error)
+    app.add_exception_handler(HTTPException, faults.answer_http)
+    app.add_exception_handler(Exception, faults.answer_bug)
+    app.add_middleware(RequestId)
+    setattr(app, "openapi", lambda: _document(app))  # noqa: B010 - FastAPI's way to have a document of one's own
+    return app
+
+
+@asynccontextmanager
+async def _life(app: FastAPI) -> AsyncIterator[None]:
+    threads = ThreadPoolExecutor(THREADS, thread_name_prefix="api")
+    asyncio.get_running_loop().set_default_executor(threads)
+    desk: Desk = app.state.desk
+    desk.ears.start()
+    await asyncio.to_thread(lambda: desk.client.bell)  # imports Celery and connects, which would make the first request wait
+    yield
+    await desk.ears.stop()
+    desk.client.close()
+
+
+class RequestId:
+    """Gives each request an id, in its scope and in the header ``x-request-id`` of its answer."""
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        request_id = scope["request_id"] = f"req_{uuid.uuid4().hex}"
+
+        async def send_with_id(message: MutableMapping[str, Any]) -> None:
+            if message["type"] == "http.response.start":
+                message = {**message, "headers": [*message.get("headers", ()), (b"x-request-id", request_id.encode())]}
+            await send(message)
+
+        await self.app(scope, receive, send_with_id)
+
+
+def _document(app: FastAPI) -> dict[str, Any]:
+    if app.openapi_schema is None:
+        found = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=app.routes)
+        found.setdefault("components", {})["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+        app.openapi_schema = found
+    document: dict[str, Any] = app.openapi_schema
+    return document

@@ -1,0 +1,115 @@
+"""What the routes share: the client, keys and limits; jobs submitted for a tenant, waited for, cancelled."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from fastapi import Request
+
+from symposia.api.ears import Ears
+from symposia.api.faults import HttpFault, fault_in, refused
+from symposia.client import Client
+from symposia.handle import Handle
+from symposia_shared.errors import NotYet, SymposiaError
+from symposia_shared.jobs import Job
+from symposia_shared.ledger.tenants import Keys
+from symposia_shared.results import Result
+from symposia_shared.settings import ApiSettings
+
+if TYPE_CHECKING:
+    from symposia_shared.ledger.tenants import ApiKey
+
+log = logging.getLogger(__name__)
+
+#: seconds beyond a job's deadline that its end may take to be written
+GRACE_S = 30.0
+#: seconds between looks whether the client is still there
+GONE_LOOK_S = 1.0
+
+
+def tenant_tag(tenant: str) -> str:
+    """The tag that says whose a job is. As its first tag it names the party among which a queue is shared fairly."""
+    return f"tenant:{tenant}"
+
+
+@dataclass(slots=True)
+class Desk:
+    """One process of the API."""
+
+    client: Client
+    keys: Keys
+    ears: Ears
+    limits: ApiSettings
+
+    def new_ids(self, many: int) -> list[str]:
+        """Ids for jobs to come."""
+        return [uuid.uuid4().hex for _ in range(many)]
+
+    async def submit(self, key: ApiKey, jobs: Sequence[Job], job_ids: Sequence[str], *, stream: bool = False) -> list[Handle]:
+        """Record jobs for a tenant. Either all are recorded, or none goes on. Raises what ``Client.submit`` raises."""
+        more = {"tags": (tenant_tag(key.tenant),), "priority": "interactive", "deadline_s": self.limits.timeout_s}
+        return await asyncio.to_thread(self._submit, [job.model_copy(update=more) for job in jobs], job_ids, stream)
+
+    def _submit(self, jobs: Sequence[Job], job_ids: Sequence[str], stream: bool) -> list[Handle]:
+        records = [self.client.record_of(job_id, job, stream=stream) for job_id, job in zip(job_ids, jobs, strict=True)]
+        try:
+            return self.client.submit_records(records)
+        except SymposiaError:
+            with suppress(SymposiaError):
+                self.client.cancel_many(job_ids)
+            raise
+
+    async def result(self, handle: Handle) -> Result:
+        """The result of a job, whatever its end was. Raises NotYet well after its deadline, when it is cancelled."""
+        try:
+            return await handle.wait_async(self.limits.timeout_s + GRACE_S)
+        except NotYet:
+            await self.cancel([handle.job_id])
+            raise
+
+    async def answers(self, handles: Sequence[Handle], request: Request) -> list[Result]:
+        """The results of all jobs of a request. Raises HttpFault for the first that failed; the others, and all where nobody waits any more, are cancelled."""
+        waits = [asyncio.create_task(self._answer(handle)) for handle in handles]
+        ids = [handle.job_id for handle in handles]
+        try:
+            todo = set(waits)
+            while todo:
+                done, todo = await asyncio.wait(todo, timeout=GONE_LOOK_S, return_when=asyncio.FIRST_EXCEPTION)
+                for task in done:
+                    task.result()
+                if todo and not done and await request.is_disconnected():
+                    raise refused(499, "the client has gone.", code="cancelled")
+        except BaseException:
+            for task in waits:
+                task.cancel()
+            self.cancel_later(ids)
+            raise
+        return [task.result() for task in waits]
+
+    async def _answer(self, handle: Handle) -> Result:
+        result = await self.result(handle)
+        fault: HttpFault | None = fault_in(result)
+        if fault is not None:
+            raise fault
+        return result
+
+    async def cancel(self, job_ids: Sequence[str]) -> None:
+        """Ask for jobs' ends; those that have ended are passed over."""
+        with suppress(SymposiaError):
+            await asyncio.to_thread(self.client.cancel_many, list(job_ids))
+
+    def cancel_later(self, job_ids: Sequence[str]) -> None:
+        """The same from where nothing can be awaited any more."""
+        asyncio.get_running_loop().run_in_executor(None, self._cancel, list(job_ids))
+
+    def _cancel(self, job_ids: list[str]) -> None:
+        try:
+            self.client.cancel_many(job_ids)
+        except SymposiaError as error:
+            log.warning("%d jobs whose client has gone could not be cancelled: %s", len(job_ids), error)

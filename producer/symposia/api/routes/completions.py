@@ -1,0 +1,50 @@
+"""``/v1/chat/completions`` and ``/v1/completions``."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response
+
+from symposia.api import schemas
+from symposia.api.asking import caller, desk_of, json_body
+from symposia.api.naming import read
+from symposia.api.streaming import stream_prompts, stream_team
+from symposia_shared.openai.chunks import Chunks
+from symposia_shared.openai.collaborations import Asked, collaboration_body
+from symposia_shared.openai.replies import answer_body
+
+
+async def chat(request: Request) -> Response:
+    """Answer a chat, by a checkpoint or a collaboration."""
+    return await _complete(request, "/v1/chat/completions")
+
+
+async def text(request: Request) -> Response:
+    """Go on with a text."""
+    return await _complete(request, "/v1/completions")
+
+
+async def _complete(request: Request, endpoint: str) -> Response:
+    key, desk = await caller(request), desk_of(request)
+    asked = await read(desk, key, endpoint, await json_body(request))
+    wanted = asked.request if isinstance(asked, Asked) else asked
+    # the id of an answer is not that of its job: a request may have several
+    chunks = Chunks(wanted, request.scope["request_id"].removeprefix("req_"), int(time.time()))
+    if wanted.stream:
+        return await (stream_team(desk, key, asked, chunks) if isinstance(asked, Asked) else stream_prompts(desk, key, asked, chunks))
+    jobs = [asked.job] if isinstance(asked, Asked) else asked.jobs
+    ids = desk.new_ids(len(jobs))
+    results = await desk.answers(await desk.submit(key, jobs, ids), request)
+    if isinstance(asked, Asked):
+        return JSONResponse(collaboration_body(wanted, results[0], id=chunks.id, created=chunks.created))
+    completions = [r.completion for r in results if r.completion is not None]
+    body: dict[str, Any] = answer_body(wanted, completions, id=chunks.id, created=chunks.created)
+    return JSONResponse({**body, "symposia": {"job_id": ids[0], "job_ids": ids}})
+
+
+router = APIRouter()
+router.add_api_route("/v1/chat/completions", chat, methods=["POST"], tags=["completions"], openapi_extra=schemas.body(schemas.CHAT))
+router.add_api_route("/v1/completions", text, methods=["POST"], tags=["completions"], openapi_extra=schemas.body(schemas.COMPLETION))

@@ -1,0 +1,48 @@
+"""What the OpenAPI page says of bodies. The reading itself is ``symposia_shared.openai``'s."""
+
+from __future__ import annotations
+
+from typing import Any
+
+KEYED: dict[str, Any] = {"security": [{"key": []}]}
+_MODEL = {"type": "string", "minLength": 1, "maxLength": 8000, "description": "A checkpoint, a saved team, or PATTERN:MEMBER,MEMBER;OPTION=VALUE",
+          "example": "debate:smollm2-135m,gemma3-270m;rounds=2"}
+_SAMPLING: dict[str, Any] = {
+    "temperature": {"type": "number", "minimum": 0, "maximum": 10}, "top_p": {"type": "number", "exclusiveMinimum": 0, "maximum": 1},
+    "top_k": {"type": "integer", "minimum": 0}, "min_p": {"type": "number", "minimum": 0, "maximum": 1},
+    "repetition_penalty": {"type": "number", "exclusiveMinimum": 0, "maximum": 10}, "seed": {"type": "integer", "minimum": 0},
+    "stop": {"oneOf": [{"type": "string", "minLength": 1}, {"type": "array", "maxItems": 16, "items": {"type": "string", "minLength": 1}}]},
+    "n": {"type": "integer", "minimum": 1, "maximum": 128}, "max_tokens": {"type": "integer", "minimum": 1, "maximum": 1_000_000},
+    "stream": {"type": "boolean"}, "stream_options": {"type": "object", "properties": {"include_usage": {"type": "boolean"}}, "additionalProperties": False},
+    "structured_outputs": {"type": "object", "description": "One of json, choice and regex"},
+    "user": {"type": "string"}, "metadata": {"type": "object"},
+}
+_MESSAGE = {"type": "object", "required": ["role", "content"], "additionalProperties": False, "properties": {
+    "role": {"enum": ["system", "developer", "user", "assistant"]},
+    "content": {"oneOf": [{"type": "string"}, {"type": "array", "items": {"type": "object", "required": ["type", "text"], "properties": {
+        "type": {"const": "text"}, "text": {"type": "string"}}}}]}}}
+CHAT: dict[str, Any] = {"type": "object", "required": ["model", "messages"], "additionalProperties": False, "properties": {
+    "model": _MODEL, "messages": {"type": "array", "minItems": 1, "items": _MESSAGE}, **_SAMPLING,
+    "max_completion_tokens": {"type": "integer", "minimum": 1, "maximum": 1_000_000}, "logprobs": {"type": "boolean"},
+    "top_logprobs": {"type": "integer", "minimum": 0, "maximum": 20}, "response_format": {"type": "object", "properties": {
+        "type": {"enum": ["text", "json_object", "json_schema"]}, "json_schema": {"type": "object"}}}}}
+_TEXTS = {"oneOf": [{"type": "string", "minLength": 1}, {"type": "array", "minItems": 1, "items": {"type": "string", "minLength": 1}}]}
+COMPLETION: dict[str, Any] = {"type": "object", "required": ["model", "prompt"], "additionalProperties": False, "properties": {
+    "model": _MODEL, "prompt": _TEXTS, "suffix": {"type": "string"}, "logprobs": {"type": "integer", "minimum": 0, "maximum": 20}, **_SAMPLING}}
+EMBEDDING: dict[str, Any] = {"type": "object", "required": ["model", "input"], "additionalProperties": False, "properties": {
+    "model": _MODEL, "input": _TEXTS, "encoding_format": {"enum": ["float", "base64"]}, "user": {"type": "string"}}}
+TEAM: dict[str, Any] = {"oneOf": [
+    {"type": "object", "required": ["model"], "additionalProperties": False, "properties": {"model": _MODEL}},
+    {"type": "object", "required": ["pattern", "members"], "additionalProperties": False, "properties": {
+        "pattern": {"type": "string"}, "options": {"type": "object"}, "members": {"type": "array", "minItems": 1, "items": {
+            "type": "object", "required": ["model"], "additionalProperties": False, "properties": {
+                "model": {"type": "string"}, "name": {"type": "string"}, "role": {"type": "string"}, "params_b": {"type": "number"}}}}}}]}
+ERROR: dict[str, Any] = {"type": "object", "required": ["error"], "properties": {"error": {
+    "type": "object", "required": ["message", "type", "param", "code"], "properties": {
+        "message": {"type": "string"}, "type": {"type": "string"}, "param": {"type": ["string", "null"]}, "code": {"type": ["string", "null"]}}}}}
+
+
+def body(schema: dict[str, Any]) -> dict[str, Any]:
+    """What is said of a path that takes this body."""
+    return {**KEYED, "requestBody": {"required": True, "content": {"application/json": {"schema": schema}}},
+            "responses": {"default": {"description": "An error", "content": {"application/json": {"schema": ERROR}}}}}
