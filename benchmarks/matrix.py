@@ -33,7 +33,7 @@ from symposia_shared.turns import Abstention, Completion, Turn  # noqa: E402
 from symposia_worker.engines.client import EngineProcess  # noqa: E402
 from symposia_worker.engines.protocol import Mode  # noqa: E402
 from symposia_worker.families import export as exporting  # noqa: E402
-from symposia_worker.families.forms import FormReport  # noqa: E402
+from symposia_worker.families.forms import MOST_LOSS, FormReport  # noqa: E402
 from symposia_worker.families.probe import Refused  # noqa: E402
 
 #: tokens of the prompts: the tiny checkpoints read 128, gpt_neo's local window has 8 and phi3's 64
@@ -114,14 +114,13 @@ def row(checkpoint: TinyCheckpoint, root: Path, engine: EngineProcess) -> Row:
             continue
         _served(found, name, root / "forms" / mode, alone, engine)
         if mode == "fast" and report.loss is not None:
-            by_rule = "within the rule" if report.loss <= exporting.MOST_LOSS else "the rule refuses it: served for this table only"
+            by_rule = "within the rule" if report.loss <= MOST_LOSS else "the rule refuses it: served for this table only"
             found.cells[name] += f"; perplexity {report.loss:+.2%}, {by_rule}"
     return found
 
 
 def _forms(folder: Path, out: Path) -> tuple[dict[Mode, FormReport | None], str]:
     """What the exporter told of each form. Weights are random, so the rule of perplexity says nothing of them: fast is kept all the same."""
-    limit = exporting.MOST_LOSS
     try:
         vars(exporting)["MOST_LOSS"] = float("inf")
         with contextlib.redirect_stdout(sys.stderr):  # its progress
@@ -129,7 +128,7 @@ def _forms(folder: Path, out: Path) -> tuple[dict[Mode, FormReport | None], str]
     except Refused as refused:
         return {"exact": None, "fast": None}, str(refused)
     finally:
-        vars(exporting)["MOST_LOSS"] = limit
+        vars(exporting)["MOST_LOSS"] = MOST_LOSS
     return {r.mode: r for r in reports}, ""
 
 
@@ -199,10 +198,10 @@ def _ask(engine: EngineProcess, turns: Sequence[Turn]) -> list[Completion | Abst
             replies.first()
         replies.ask(str(n), turn, stream=n % 2 == 1)
     replies.wait()
-    for n, text in replies.streamed.items():
-        reply = replies.got[n]
+    for name, text in replies.streamed.items():
+        reply = replies.got[name]
         if not isinstance(reply, Completion) or reply.text != text:
-            replies.got[n] = Abstention(cause="bug", message=f"{text!r} was streamed and is not its text")
+            replies.got[name] = Abstention(cause="bug", message=f"{text!r} was streamed and is not its text")
     return [replies.got[str(n)] for n in range(len(turns))]
 
 
