@@ -549,3 +549,18 @@ def test_engines_of_one_process_share_its_memory(forms: Forms) -> None:
     assert torch_engine.held_bytes + openvino_engine.held_bytes <= 1 << 24  # type: ignore[attr-defined]
     loop._obey(Unload(checkpoint="b"))
     assert torch_engine.memory_bytes == 1 << 24  # type: ignore[attr-defined]
+
+
+def test_answers_do_not_mix_where_prompts_begin_with_what_an_ended_request_left(forms: Forms) -> None:
+    """As the trial's single token at load, with which every chat begins (GenAI's prefix caching shares such a block for writing)."""
+    begun = AutoTokenizer.from_pretrained(forms("llama") / "exact").decode([1])
+    prompts = [begun + text for text in ("def add(a", "What is the capital of", "Debate, then vote")]
+    together = Asked(forms("llama"))
+    for n, prompt in enumerate(prompts):
+        together.ask(str(n), prompt, max_tokens=10)
+    together.finish()
+    for n, prompt in enumerate(prompts):
+        alone = Asked(forms("llama"))
+        alone.ask("a", prompt, max_tokens=10)
+        alone.finish()
+        assert together.completion(str(n)).text == alone.completion("a").text

@@ -184,8 +184,8 @@ def _summarise(tally: Tally, loaded: Loaded | None, seat: BatchSeat, output: Pat
         kept = f", {tally.kept:,} were there before" if tally.kept else ""
         again = f", {tally.engine_restarts} engine restarts ({tally.asked_again} requests asked again)" if tally.engine_restarts else ""
         print(f"{tally.written - tally.failed:,} requests answered, {tally.failed:,} failed{kept}: {tally.prompt_tokens:,} + "
-              f"{tally.completion_tokens:,} tokens in {seconds:.1f} s, {facts['tokens_per_s']:,} tok/s, "
-              f"{seat.engine} {seat.mode}{again}. {output}", file=sys.stderr)
+              f"{tally.completion_tokens:,} tokens in {seconds:.1f} s, {facts['tokens_per_s']:,} tok/s, {seat.engine} {seat.mode}{again}. {output}",
+              file=sys.stderr)
     if tally.written and tally.failed == tally.written and not tally.kept:
         raise typer.Exit(SymposiaError.exit_code)
 

@@ -33,6 +33,9 @@ log = logging.getLogger("symposia.engine")
 
 #: sequences that share a forward pass
 MAX_ROWS = 32
+#: GenAI 2026.4 lets several sequences write into one block where what an ended one left of it, not a whole block, begins each of them: their
+#: answers then mix (docs/DECISIONS.md). The trial's single token was such a rest, and every chat begins with the same token.
+PREFIX_CACHING = False
 #: tokens in a forward pass: what two cores read in about a second, so that rows wait no longer and no step is taken for a hang
 _MOST_CHUNK, _LEAST_CHUNK, _FLOP_PER_S = 256, 32, 1e11
 #: of the memory that is left when a checkpoint has been loaded, what its cache pool may take; and the most it is given
@@ -151,7 +154,8 @@ class OpenVINOEngine:
                            remedy="Unload another checkpoint, or give the device more memory.")
         chunk = max(_LEAST_CHUNK, min(_MOST_CHUNK, int(_FLOP_PER_S / (2 * max(parameters, 1)))))
         try:
-            return Paged(folder, mode, blocks=blocks, rows=min(self.max_rows, chunk), chunk_tokens=chunk, threads=self._threads)
+            return Paged(folder, mode, blocks=blocks, rows=min(self.max_rows, chunk), chunk_tokens=chunk, threads=self._threads,
+                         prefix_caching=PREFIX_CACHING)
         except RuntimeError as error:
             raise Damaged(f"{checkpoint}'s form does not make a model ({_line(error)}). Export it again.") from None
 
@@ -267,7 +271,7 @@ class OpenVINOEngine:
         self._passes_before += resident.paged.steps
         old = resident.paged
         resident.paged = Paged(resident.folder, resident.mode, blocks=old.blocks, rows=min(self.max_rows, old.chunk_tokens), chunk_tokens=old.chunk_tokens,
-                               threads=self._threads)
+                               threads=self._threads, prefix_caching=PREFIX_CACHING)
         return [Failed(id=s.id, cause=cause, message=f"The forward pass failed: {_line(error)}.") for s in asked.values()]
 
     # --- what it holds ---
