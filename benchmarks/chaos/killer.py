@@ -61,6 +61,10 @@ class Killer:
         for thread in self._threads:
             thread.join()
 
+    def cease(self) -> None:
+        """Kill no more, while what is in flight ends and recoveries are still watched."""
+        self.most = 0
+
     @property
     def enough(self) -> bool:
         """Whether all kills asked for were made."""

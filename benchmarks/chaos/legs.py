@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from benchmarks.chaos import journal
@@ -28,7 +30,7 @@ def kills(folder: Path, *, seed: int, jobs: int, most: int, gap_s: float, in_fli
         _whole_journal(stack)
         began = time.monotonic()
         killer = Killer(stack, seed, gap_s, roles, stopped_s, most)
-        load = Load(stack, lambda n: asked(seed, n), lambda n: time.monotonic() - began < longest_s and (n < jobs or not killer.enough), in_flight)
+        load = Load(stack, partial(asked, seed), _more(killer, jobs, began + longest_s), in_flight)
         killer.start()
         ended = load.run()
         killer.stop()
@@ -43,7 +45,7 @@ def power_cuts(folder: Path, *, seed: int, jobs: int, most: int, gap_s: float, i
           running_stack(folder / "stack", devices=DEVICES, broker_url=broker.url) as stack):
         began = time.monotonic()
         cuts = Cuts(stack, broker, seed=seed, gap_s=gap_s, most=most)
-        load = Load(stack, lambda n: asked(seed, n), lambda n: time.monotonic() - began < longest_s and (n < jobs or not cuts.enough), in_flight)
+        load = Load(stack, partial(asked, seed), _more(cuts, jobs, began + longest_s), in_flight)
         cuts.start()
         ended = load.run()
         cuts.stop()
@@ -61,6 +63,17 @@ def rolling(folder: Path, *, seed: int, times: int, in_flight: int) -> Leg:
         ended = load.run()
         broken = audit(stack, ended, may_fail=False)
         return Leg("rolling restart", seed, ended, rolled.result(), stack.client.stats(), broken, time.monotonic() - began)
+
+
+def _more(killer: Killer | Cuts, jobs: int, until: float) -> Callable[[int], bool]:
+    """Whether an n-th job is to be asked. After the last one nothing is killed any more: what is in flight would otherwise be kept from its end."""
+    def more(number: int) -> bool:
+        if time.monotonic() < until and (number < jobs or not killer.enough):
+            return True
+        killer.cease()
+        return False
+
+    return more
 
 
 def _judged(stack: Stack, name: str, seed: int, load: Load, killer: Killer | Cuts, broken: list[str], began: float, broker: Path) -> Leg:

@@ -136,6 +136,10 @@ class Cuts:
         self._stop.set()
         self._thread.join()
 
+    def cease(self) -> None:
+        """Pull no more."""
+        self.most = 0
+
     @property
     def enough(self) -> bool:
         """Whether all cuts asked for were made."""

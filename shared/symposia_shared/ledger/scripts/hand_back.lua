@@ -11,12 +11,15 @@ for k = 2, #ARGV, 4 do
     redis.call('ZREM', P .. 'leases', M(job, r, i))
     enqueue(job, r, i, v[3], 'q:' .. fence)
     given = given + 1
+    -- queued as 'q:FENCE' it keeps its place before what is new; but only a call that was cut off is repeated when it is claimed again
+    if ARGV[1] ~= 'killed' then redis.call('HSET', J(job), 't:' .. at, 'q') end
     if ARGV[1] == 'killed' then
       redis.call('HINCRBY', J(job), 'e:' .. at, 1)
       count('in_flight_at_kills')
     elseif ARGV[1] == 'failed' then
       count('calls_handed_back')
     else
+      -- (a repeat that is handed back was counted when it was claimed, and is the same one when it is claimed again)
       redis.call('HINCRBY', J(job), 'a:' .. at, -1)
       count('calls_started', -1)
       count('calls_handed_back')
