@@ -232,7 +232,8 @@ def test_a_team_that_could_not_be_asked_is_not_saved(raw: httpx.Client, name: st
     ({"tools": [{"type": "function"}]}, "tools"), ({"frequency_penalty": 1}, "frequency_penalty"), ({"no_such": 1}, "no_such"),
     ({"temperature": -1}, "temperature"), ({"messages": []}, "messages"), ({"model": "auto"}, "model"), ({"model": None}, "model"),
     ({"model": 7}, "model"), ({"model": "test/echo "}, "model"), ({"model": "debate:test/echo"}, "model"), ({"model": "debate:a,b;rounds=99"}, "model"),
-    ({"model": TEAM, "n": 2}, "n"), ({"model": TEAM, "logprobs": True}, "logprobs"), ({"response_format": {"type": "json_object"}}, "sampling.form"),
+    ({"model": TEAM, "n": 2}, "n"), ({"model": TEAM, "logprobs": True}, "logprobs"), ({"response_format": {"type": "json_object"}}, "response_format"),
+    ({"structured_outputs": {"regex": "a"}}, "structured_outputs"),
     ({"messages": [{"role": "user", "content": "x"}] * 1001}, "messages"), ({"stream_options": {"include_usage": True}}, "stream_options"),
 ])
 def test_what_is_not_supported_is_refused_by_name(raw: httpx.Client, body: dict[str, Any], param: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -9,9 +10,13 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from openai import OpenAI
 from stack import SYMPOSIA, Stack, clean_environ, running_stack
+
+from symposia.cli.info import running
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -55,6 +60,19 @@ def test_the_readmes_commands_run(model_stack: Stack) -> None:
         ran = subprocess.run([*SYMPOSIA, *words[1:]], env=clean_environ(SYMPOSIA_DIR=str(model_stack.folder)), capture_output=True, text=True,
                              timeout=200, check=False)
         assert ran.returncode == 0, f"{command}\n{ran.stdout}\n{ran.stderr}"
+
+
+def test_a_real_models_stream_is_its_recorded_text_and_its_debate_is_a_model(model_stack: Stack) -> None:
+    key = json.loads((model_stack.folder / "credentials.json").read_text())["api_key"]
+    with OpenAI(base_url=running(model_stack.folder)["api"], api_key=key, max_retries=0) as client:
+        asked: dict[str, Any] = {"messages": [{"role": "user", "content": "Name three rivers."}], "max_tokens": 24, "temperature": 0}
+        whole = client.chat.completions.create(model="smollm2-135m", **asked).choices[0].message.content
+        pieces = [c.choices[0].delta.content or "" for c in client.chat.completions.create(model="smollm2-135m", stream=True, **asked)]
+        assert "".join(pieces) == whole
+        assert sum(1 for p in pieces if p) > 1, "it came in one piece"
+        verdict = client.chat.completions.create(model="debate:smollm2-135m,smollm2-135m;rounds=2;answer_kind=text;early_stop=false", **asked)
+        assert verdict.model_extra is not None
+        assert verdict.model_extra["symposia"]["rounds"] >= 2
 
 
 def test_two_asks_share_the_real_models_forward_passes(model_stack: Stack) -> None:

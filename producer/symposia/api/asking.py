@@ -37,7 +37,7 @@ async def caller(request: Request) -> ApiKey:
 
 
 async def json_body(request: Request) -> dict[str, Any]:
-    """The body, a JSON object. Raises HttpFault 400, 408, 413 or 415."""
+    """The body, a JSON object; the names of its fields are left in the scope. Raises HttpFault 400, 408, 413 or 415."""
     kind = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
     if kind != "application/json" or request.headers.get("content-encoding", "identity").lower() != "identity":
         raise refused(415, "the body must be plain application/json.", code="unsupported_media_type")
@@ -54,6 +54,7 @@ async def json_body(request: Request) -> dict[str, Any]:
         raise refused(400, f"the body is not JSON: {told[:200]}.", code="invalid_json") from None
     if not isinstance(body, dict):
         raise refused(400, f"the body is a JSON {type(body).__name__}, not an object.", code="invalid_json")
+    request.scope["fields"] = frozenset(body)
     return body
 
 

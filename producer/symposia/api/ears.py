@@ -29,6 +29,7 @@ class Ears:
         self._pubsub: Any = self._redis.pubsub()
         self._queues: dict[str, asyncio.Queue[Any]] = {}
         self._confirmed: dict[str, asyncio.Event] = {}
+        self._leaving: set[asyncio.Task[None]] = set()
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -59,8 +60,14 @@ class Ears:
             for name in names:
                 self._queues.pop(name, None)
                 self._confirmed.pop(name, None)
-            with suppress(RedisError, OSError, TimeoutError):
-                await asyncio.wait_for(self._pubsub.unsubscribe(*names), CONFIRM_S)
+            # in a task of its own: where the client has gone nothing can be awaited here any more
+            leaving = asyncio.create_task(self._leave(list(names)))
+            self._leaving.add(leaving)
+            leaving.add_done_callback(self._leaving.discard)
+
+    async def _leave(self, names: Sequence[str]) -> None:
+        with suppress(RedisError, OSError, TimeoutError):
+            await asyncio.wait_for(self._pubsub.unsubscribe(*names), CONFIRM_S)
 
     async def _loop(self) -> None:
         while True:

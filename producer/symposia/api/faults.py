@@ -17,6 +17,10 @@ from symposia_shared.turns import Abstention
 log = logging.getLogger(__name__)
 
 
+#: a job's field → what a body calls it
+_SAID = {"sampling.form": ("response_format", "structured_outputs"), "want": ("model",), "prompt": ("messages", "prompt", "input"), "members": ("model",)}
+
+
 class HttpFault(Exception):
     """A request that is answered with an error body as it stands."""
 
@@ -50,10 +54,13 @@ async def answer_fault(_: Request, error: Exception) -> Response:
     return JSONResponse(error.body, error.status, headers=error.headers)
 
 
-async def answer_error(_: Request, error: Exception) -> Response:
-    """One of our typed errors."""
+async def answer_error(request: Request, error: Exception) -> Response:
+    """One of our typed errors, told by the body's own names."""
     assert isinstance(error, SymposiaError)  # noqa: S101 - registered for these alone
     status, body = fault_of(error)
+    given: frozenset[str] = request.scope.get("fields", frozenset())
+    said = _SAID.get(body["error"]["param"] or "", ())
+    body["error"]["param"] = next((name for name in said if name in given), body["error"]["param"])
     headers = {"Retry-After": str(math.ceil(error.retry_after_s))} if isinstance(error, Busy) else None
     return JSONResponse(body, status, headers=headers)
 
