@@ -19,8 +19,10 @@ import openai
 import pytest
 from openai import AsyncOpenAI, OpenAI
 from stack import Stack, clean_environ, wait_for
+from typer.testing import CliRunner
 
 from symposia.api.app import make
+from symposia.cli import build
 from symposia.cli.info import running
 from symposia_shared.ledger.tenants import Keys
 
@@ -264,6 +266,13 @@ def test_a_failure_has_its_status_streamed_or_not(client: OpenAI, model: str, ki
     assert "Traceback" not in str(caught.value.body)
 
 
+def keys(stack: Stack, *args: str) -> str:
+    """What ``symposia keys`` prints."""
+    ran = CliRunner().invoke(build(), ["keys", *args, "--dir", str(stack.folder)])
+    assert ran.exit_code == 0, ran.output
+    return ran.stdout
+
+
 def test_a_key_is_always_asked_for_and_a_revoked_one_is_refused_at_once(url: str, stack: Stack) -> None:
     keyless = httpx.Client()  # one for all: each makes a TLS context, which takes longer than any request here
     assert keyless.get(url.removesuffix("/v1") + "/healthz").json() == {"status": "ok"}
@@ -272,12 +281,12 @@ def test_a_key_is_always_asked_for_and_a_revoked_one_is_refused_at_once(url: str
                              ("PUT", "/teams/x"), ("GET", "/teams")):
             answer = keyless.request(method, url + path, headers=headers)
             assert (answer.status_code, answer.json()["error"]["code"]) == (401, "invalid_api_key"), (method, path, headers)
-    made = stack.json("keys", "create", "mine", "--tenant", "t")
+    made = json.loads(keys(stack, "create", "mine", "--tenant", "t", "--json"))
     assert keyless.get(url + "/models", headers={"Authorization": f"Bearer {made['key']}"}).status_code == 200
-    listed = stack.run("keys", "list").stdout
+    listed = keys(stack, "list")
     assert made["id"] in listed
     assert made["key"] not in listed
-    stack.json("keys", "revoke", made["id"])
+    keys(stack, "revoke", made["id"])
     assert keyless.get(url + "/models", headers={"Authorization": f"Bearer {made['key']}"}).status_code == 401
     stored = stack.client.ledger.redis.hgetall(stack.client.ledger.key("keys"))
     assert made["key"] not in json.dumps(stored)
