@@ -38,7 +38,7 @@ def test_a_retry_asks_only_the_members_that_failed(stack: Stack) -> None:
     # Given an ensemble of which two spoke and two were too slow, so that it lacked its quorum
     slow = Member(model="test/slow:4500")
     members = [Member(model="test/say:5"), Member(model="test/say:7"), slow, slow]
-    dead = failed(stack, Ensemble(prompt="?", answer_kind="text", members=members, quorum=4, early_stop=False, deadline_s=3))
+    dead = failed(stack, Ensemble(prompt="?", answer_kind="number", members=members, quorum=4, early_stop=False, deadline_s=3))
     before = stack.settled_stats()
     # When it is tried again, with more time
     handle = try_again(stack.client, dead, deadline_s=60)
@@ -60,7 +60,7 @@ def test_a_retry_asks_only_the_members_that_failed(stack: Stack) -> None:
 def test_a_retry_keeps_the_rounds_before_the_one_that_failed(stack: Stack) -> None:
     # Given a debate that failed in its second round, whose members need three seconds for each
     members = [Member(model="test/slow:3000"), Member(model="test/slow:3001")]
-    debate = Debate(prompt="?", answer_kind="text", members=members, rounds=2, quorum=2, deadline_s=5)
+    debate = Debate(prompt="?", answer_kind="number", members=members, rounds=2, quorum=2, deadline_s=5)
     dead = failed(stack, debate)
     old = stack.client.archive.result(dead)
     assert old is not None

@@ -106,15 +106,13 @@ def test_a_turn_one_endpoint_cannot_answer_is_answered_by_another(stack: Stack) 
         assert replies[0].rounds[0].turns[0].reply.pool.startswith("pool-openai")
 
 
-def test_a_turn_no_endpoint_can_answer_ends_with_its_cause(stack: Stack) -> None:
+def test_a_turn_no_endpoint_can_answer_is_asked_again_with_pauses_until_its_deadline(stack: Stack) -> None:
     with stand_in(models=[{"id": "lab/spent", "owned_by": "system"}]) as server:
         server.always = plain({"error": {"message": "You exceeded your current quota", "code": "insufficient_quota"}}, 429)
         with worker(stack, server):
-            result = stack.client.submit(Inference(model="lab/spent", prompt="?")).wait(timeout=120)
-        reply = result.rounds[0].turns[0].reply
-        assert (result.state, reply.kind) == ("failed", "abstention")
-        assert (reply.cause, "exceeded your current quota" in reply.message) == ("throttled", True)
-        assert len(server.asked) == 3
+            result = stack.client.submit(Inference(model="lab/spent", prompt="?", deadline_s=14)).wait(timeout=120)
+        assert (result.state, result.rounds[0].turns[0].reply.kind) == ("failed", "abstention")
+        assert 2 <= len(server.asked) <= 3  # a pool takes nothing for 10 s after what it could not answer
 
 
 @pytest.mark.parametrize(("models", "options", "said"), [

@@ -200,7 +200,7 @@ def test_the_async_client_never_blocks_the_event_loop(stack: Stack) -> None:
 
         heart = asyncio.create_task(beat())
         async with AsyncClient(settings=load(stack.folder)) as client:
-            handles = [await client.submit(Inference(model="test/slow:1000", prompt="?")) for _ in range(20)]
+            handles = [await client.submit(Inference(model="test/slow:4000", prompt="?")) for _ in range(20)]
             found = [r.answer for r in await asyncio.gather(*handles)]
             assert await client.ask("x", model="test/echo") == "x"
             assert [r.round async for r in handles[0].rounds()] == [0]
@@ -208,8 +208,8 @@ def test_the_async_client_never_blocks_the_event_loop(stack: Stack) -> None:
         return found, longest
 
     answers, longest = asyncio.run(main())
-    assert answers == ["slow 1000"] * 20
-    assert longest < 1.0  # each of the jobs takes at least that long: a blocking wait would show
+    assert answers == ["slow 4000"] * 20
+    assert longest < 4.0  # each of the jobs takes at least that long: a blocking wait would show
 
 
 def test_a_producer_may_submit_from_many_threads(stack: Stack) -> None:

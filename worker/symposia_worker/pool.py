@@ -38,9 +38,7 @@ log = logging.getLogger(__name__)
 BELL_CLAIMS = 8
 #: a turn whose engine died this often while it ran is not tried again; nor one that was tried so often for whatever reason
 MOST_DEATHS, MOST_ATTEMPTS = 4, 20
-#: a turn that an endpoint could not answer is given back until it was tried so often; then its abstention counts
-MOST_HANDED_ON = 3
-#: seconds a pool takes no turn after it gave one back: what fails fast would else take every turn from those that work
+#: seconds a pool takes no turn after its device could not answer one: what fails fast would else take every turn from those that work
 REST_S = 10.0
 #: a turn whose engine died this often runs beside no other such turn, so that one that kills engines is told from its neighbours
 SUSPECT_DEATHS = 2
@@ -84,13 +82,13 @@ class Pool:
 
     def __init__(self, *, name: str, device: str, slots: int, ledger: Ledger, archive: Archive, course: Course, bell: Doorbell, engine: EngineSeat,
                  placement: Placement, origin: str = "", watch: bool = True, adopt: Callable[[str], dict[str, object]] | None = None,
-                 hands_on: frozenset[Cause] = frozenset()) -> None:
+                 rests_for: frozenset[Cause] = frozenset()) -> None:
         self.name, self.device, self.ledger, self.archive, self.course, self.bell = name, device, ledger, archive, course, bell
         self.engine, self.placement, self.origin, self.watch = engine, placement, origin, watch
         self.tickets = Tickets(slots)
         self._adopt, self._adopting = adopt, threading.Lock()
-        #: causes for which a turn is given back, so that another pool of its queue may take it
-        self._hands_on = hands_on
+        #: causes after which it rests, so that another pool of the queue may take the turn that is tried again
+        self._rests_for = rests_for
         self._rest_until = 0.0
         self._suspects = Suspects()
         # texts are compared one check after another, the first of which waits for torch: no paper shall wait behind them
@@ -226,11 +224,9 @@ class Pool:
         ticket.first_token_at = at
 
     def _on_done(self, ticket: Ticket, reply: Completion | Abstention) -> None:
-        if isinstance(reply, Abstention) and reply.cause in self._hands_on and ticket.claim.attempt < MOST_HANDED_ON:
-            log.warning("%s is handed back (%s): %s", ticket.claim.seat.key, reply.cause, reply.message)
+        if isinstance(reply, Abstention) and reply.cause in self._rests_for:  # the recorder puts the turn off, and whoever has room then takes it
+            log.warning("%s rests for %.0f s (%s): %s", self.name, REST_S, reply.cause, reply.message)
             self._rest_until = time.monotonic() + REST_S
-            threading.Thread(target=self._give_back, args=([ticket],), kwargs={"killed": False, "failed": True}, name="hand on", daemon=True).start()
-            return
         timing = Timing(claimed_at=ticket.claimed_at, first_token_at=ticket.first_token_at, last_token_at=time.time())
         self.recorder.put(ticket, reply.model_copy(update={"timing": timing, "pool": self.name}))
 
@@ -377,10 +373,10 @@ class Pool:
             else:
                 log.info("the engine process of %s is up again, pid %s", self.name, self.engine.pid)
 
-    def _give_back(self, tickets: Sequence[Ticket], *, killed: bool, failed: bool = False) -> None:
+    def _give_back(self, tickets: Sequence[Ticket], *, killed: bool) -> None:
         if tickets:
             given = [(t.claim.seat, t.claim.fence) for t in tickets]
-            self.recorder.patiently(lambda: self.ledger.hand_back(given, killed=killed, failed=failed))
+            self.recorder.patiently(lambda: self.ledger.hand_back(given, killed=killed))
         for ticket in tickets:
             self.recorder.end(ticket, "handed back", final=False)
 

@@ -155,7 +155,7 @@ class _PoolProgram:
         self.pool = Pool(
             name=self.plan.name, device=self.plan.device, slots=self.plan.concurrency, ledger=self.ledger, archive=self.archive, course=self.course,
             bell=self.bell, engine=self.engine, placement=Placement(models), origin=self.plan.origin, watch=_watching(),
-            adopt=self._take_up, hands_on=ENDPOINT_FAULTS if self.plan.endpoint else frozenset(),
+            adopt=self._take_up, rests_for=ENDPOINT_FAULTS if self.plan.endpoint else frozenset(),
         )
         pool_tasks(self.app, self.pool)
         self.pool.start()

@@ -145,9 +145,9 @@ class Ledger:
         flat = [x for place, payload in payloads.items() for x in (place, payload)]
         return [int(i) for i in self.run("release", job_id, number, *flat)]
 
-    def hand_back(self, held: Iterable[tuple[Seat, str]], *, killed: bool, failed: bool = False) -> int:
-        """Give leased turns back to their queues; ``failed``: the device could not answer them. Returns how many were still ours."""
-        return int(self.run("hand_back", "killed" if killed else "failed" if failed else "unused", *_flat(held)))
+    def hand_back(self, held: Iterable[tuple[Seat, str]], *, killed: bool) -> int:
+        """Give leased turns back to their queues. Returns how many were still ours."""
+        return int(self.run("hand_back", "killed" if killed else "unused", *_flat(held)))
 
     def sweep(self, *, expire: bool, overdue_ms: int = OVERDUE_MS) -> list[str]:
         """Lost leases, passed deadlines; returns the jobs whose advance is overdue, and as ``job|round`` those whose turns wait for release."""

@@ -27,7 +27,7 @@ class Admission:
     def capabilities(self) -> tuple[str, ...]:
         """What can be asked of it."""
         forms = ("json_schema", "regex") if Vocabulary.suits(self.model.renderer.tokenizer) else ()
-        return ("generate", *(("infill",) if self.model.renderer.infill else ()), "score", "choice", *forms)
+        return (*self.model.capabilities, "score", "choice", *forms)
 
     def reading(self, request: Generate) -> Reading:
         """What a request asks for. Raises BadInput (PromptTooLong among it)."""

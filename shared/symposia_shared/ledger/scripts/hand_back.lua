@@ -1,5 +1,4 @@
--- A pool gives leased turns back: its engine died (ARGV[1] = 'killed'), it stops before they began ('unused'), or its device could not
--- answer them and another may ('failed': the attempt counts).
+-- A pool gives leased turns back: its engine died (ARGV[1] = 'killed'), or it stops before they ended ('unused').
 -- Per turn: job, round, turn, fence.
 frees()
 local given = 0
@@ -16,8 +15,6 @@ for k = 2, #ARGV, 4 do
     if ARGV[1] == 'killed' then
       redis.call('HINCRBY', J(job), 'e:' .. at, 1)
       count('in_flight_at_kills')
-    elseif ARGV[1] == 'failed' then
-      count('calls_handed_back')
     else
       -- (a repeat that is handed back was counted when it was claimed, and is the same one when it is claimed again)
       redis.call('HINCRBY', J(job), 'a:' .. at, -1)
