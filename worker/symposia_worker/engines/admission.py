@@ -27,7 +27,9 @@ class Admission:
     def capabilities(self) -> tuple[str, ...]:
         """What can be asked of it."""
         forms = ("json_schema", "regex") if Vocabulary.suits(self.model.renderer.tokenizer) else ()
-        return (*self.model.capabilities, "score", "choice", *forms)
+        renderer = self.model.renderer
+        told = (*(["instruct"] if renderer.instruct else []), *(["infill"] if renderer.infill else []))
+        return ("generate", *told, "score", "choice", *forms)
 
     def reading(self, request: Generate) -> Reading:
         """What a request asks for. Raises BadInput (PromptTooLong among it)."""
