@@ -87,8 +87,8 @@ def test_failures_are_values_and_too_few_voices_end_the_job(stack: Stack) -> Non
     assert [getattr(t.reply, "cause", "spoke") for t in found.rounds[0].turns] == ["out_of_memory", "timeout", "spoke"]
     with pytest.raises(NoQuorum, match="needed 2 of its 3"):
         stack.client.submit(Ensemble(prompt="?", members=failing, quorum=2)).result(30)
-    with pytest.raises(JobFailed, match="throttled"):
-        stack.client.submit(Inference(model="test/failing:throttled", prompt="?", deadline_s=2)).result(30)
+    with pytest.raises(JobFailed, match="refused"):  # a cause that is never tried again, so that no deadline can come first
+        stack.client.submit(Inference(model="test/failing:refused", prompt="?")).result(30)
 
 
 def test_cancel_ends_a_job_that_runs(stack: Stack) -> None:
