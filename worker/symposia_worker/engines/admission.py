@@ -11,7 +11,7 @@ from symposia_shared.prompts import ChoiceForm, Message, Sampling
 from symposia_shared.turns import Completion, Timing, TokenLogprob, Usage
 from symposia_worker.engines.grammar import Grammar, Vocabulary, Walk, compile_form
 from symposia_worker.engines.loading import Model
-from symposia_worker.engines.protocol import Generate
+from symposia_worker.engines.protocol import Delta, Done, Event, Failed, First, Generate
 from symposia_worker.engines.scoring import Options, Scored
 from symposia_worker.engines.sequence import Choice, Reading, Sequence
 
@@ -169,3 +169,20 @@ def _writer(model: Model, before: int) -> Callable[[int], str]:
 def _shared(ids: list[int], opening: list[int]) -> int:
     """Tokens that a text and its beginning have in common."""
     return next((n for n, (a, b) in enumerate(zip(ids, opening, strict=False)) if a != b), min(len(ids), len(opening)))
+
+
+def told(r: Reading, model: Model) -> list[Event]:
+    """What a request's last step means to the one who asked."""
+    events: list[Event] = []
+    if r.first_at is not None and not r.first_told:
+        r.first_told = True
+        events.append(First(id=r.id, at=r.first_at))
+    if isinstance(r, Sequence) and r.stream and (text := r.fresh_text()):
+        events.append(Delta(id=r.id, text=text))
+    if isinstance(r, Options) and r.stream and r.finish is not None:
+        events.append(Delta(id=r.id, text=r.best[0]))
+    if r.fault is not None:
+        events.append(Failed(id=r.id, cause=r.fault[0], message=r.fault[1]))
+    elif r.finish is not None:
+        events.append(Done(id=r.id, completion=completion_of(r, model)))
+    return events

@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any, cast
 
 from symposia_shared.errors import BadInput, Damaged, Unavailable
-from symposia_worker.engines.admission import Admission, completion_of
+from symposia_worker.engines.admission import Admission, told
 from symposia_worker.engines.paged import BLOCK_TOKENS, Paged, Piece
-from symposia_worker.engines.protocol import Delta, Done, Event, Failed, First, Generate, Load, Loaded, Mode, cause_of
+from symposia_worker.engines.protocol import Event, Failed, Generate, Load, Loaded, Mode, cause_of
 from symposia_worker.engines.runtime import MODEL_BIN, MODEL_XML, cache_bytes_per_token
 from symposia_worker.engines.scoring import Options
 from symposia_worker.engines.sequence import Reading, Sequence
@@ -243,7 +243,7 @@ class OpenVINOEngine:
             if resident.paged.busy:
                 events += self._advance(resident)
             if resident.stateful is not None and resident.stateful.busy:
-                events += [e for reading in resident.stateful.step() for e in _told(reading, resident)]
+                events += [e for reading in resident.stateful.step() for e in told(reading, cast(Any, resident.served))]
         return events
 
     def _advance(self, resident: _Resident) -> list[Event]:
@@ -256,7 +256,7 @@ class OpenVINOEngine:
             sequence = resident.asked.get(piece.number)
             if sequence is not None:
                 _take(sequence, piece, now)
-                events += _told(sequence, resident)
+                events += told(sequence, cast(Any, resident.served))
                 if sequence.ended:
                     del resident.asked[piece.number]
                     if not piece.ended:
@@ -330,23 +330,6 @@ def _take(s: Sequence, piece: Piece, now: float) -> None:
             s.take(token, logprob, now)
     if not s.ended and (piece.ignored or piece.ended):
         s.fail("out_of_memory" if piece.ignored else "bug", f"OpenVINO GenAI ended the request after {s.new_tokens} tokens without a reason.")
-
-
-def _told(r: Reading, resident: _Resident) -> list[Event]:
-    """What a request's last step means to the one who asked."""
-    events: list[Event] = []
-    if r.first_at is not None and not r.first_told:
-        r.first_told = True
-        events.append(First(id=r.id, at=r.first_at))
-    if isinstance(r, Sequence) and r.stream and (text := r.fresh_text()):
-        events.append(Delta(id=r.id, text=text))
-    if isinstance(r, Options) and r.stream and r.finish is not None:
-        events.append(Delta(id=r.id, text=r.best[0]))
-    if r.fault is not None:
-        events.append(Failed(id=r.id, cause=r.fault[0], message=r.fault[1]))
-    elif r.finish is not None:
-        events.append(Done(id=r.id, completion=completion_of(r, cast(Any, resident.served))))
-    return events
 
 
 def _loaded(resident: _Resident, seconds: float) -> Loaded:

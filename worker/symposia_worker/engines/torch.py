@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from symposia_shared.errors import BadInput, Unavailable
-from symposia_worker.engines.admission import Admission, completion_of
+from symposia_worker.engines.admission import Admission, told
 from symposia_worker.engines.attention import use_rows
 from symposia_worker.engines.batch import Batch
 from symposia_worker.engines.encoder import EncoderLane
@@ -24,11 +24,9 @@ from symposia_worker.engines.lane import Lane
 from symposia_worker.engines.loading import Model, load_model, return_memory
 from symposia_worker.engines.packed import pack
 from symposia_worker.engines.prefixes import Prefixes
-from symposia_worker.engines.protocol import Delta, Done, Dtype, Event, Failed, First, Generate, Load, Loaded
-from symposia_worker.engines.scoring import Options
+from symposia_worker.engines.protocol import Dtype, Event, Failed, Generate, Load, Loaded
 from symposia_worker.engines.selftest import self_test
 from symposia_worker.engines.seq2seq import Seq2SeqLane
-from symposia_worker.engines.sequence import Reading, Sequence
 
 #: rows of one checkpoint's batch; beyond it, masked attention over the widest row costs more than it shares
 MAX_ROWS = 32
@@ -134,7 +132,7 @@ class TorchEngine:
                 events += resident.batch.step()
             elif resident.batch.busy:
                 for reading in resident.batch.step():
-                    events += _told(reading, resident.model)
+                    events += told(reading, resident.model)
         return events
 
     @property
@@ -201,23 +199,6 @@ def _chunk_tokens(model: Model, device: str) -> int:
     checkpoint's size, not by the clock, so that the same prompt is always cut alike."""
     flop_per_s = 1e11 if device == "cpu" else 2e13
     return max(32, min(512 if device == "cpu" else 8192, int(flop_per_s / (2 * max(model.parameters, 1)))))
-
-
-def _told(r: Reading, model: Model) -> list[Event]:
-    """What a request's last step means to the one who asked."""
-    events: list[Event] = []
-    if r.first_at is not None and not r.first_told:
-        r.first_told = True
-        events.append(First(id=r.id, at=r.first_at))
-    if isinstance(r, Sequence) and r.stream and (text := r.fresh_text()):
-        events.append(Delta(id=r.id, text=text))
-    if isinstance(r, Options) and r.stream and r.finish is not None:
-        events.append(Delta(id=r.id, text=r.best[0]))
-    if r.fault is not None:
-        events.append(Failed(id=r.id, cause=r.fault[0], message=r.fault[1]))
-    elif r.finish is not None:
-        events.append(Done(id=r.id, completion=completion_of(r, model)))
-    return events
 
 
 def _loaded(resident: _Resident, seconds: float) -> Loaded:
