@@ -59,6 +59,17 @@ class ApiSettings(BaseModel):
     max_tokens: int | None = Field(None, ge=1, le=1_000_000)
 
 
+class BatchSettings(BaseModel):
+    """What a batch may be, and how much of it is in the queues at once."""
+
+    #: bytes of an input file
+    max_bytes: int = Field(200 * 1024 * 1024, ge=1_024)
+    #: lines of it
+    max_lines: int = Field(50_000, ge=1, le=9_999_999)
+    #: lines of one batch in flight at once: what its pools hold, and a little more
+    in_flight: int = Field(256, ge=1, le=10_000)
+
+
 class Settings(BaseSettings):
     """``SYMPOSIA_BROKER_URL``, ``SYMPOSIA_S3__ENDPOINT_URL`` and so on; see ``load``."""
 
@@ -69,6 +80,7 @@ class Settings(BaseSettings):
     s3: S3Settings = S3Settings()
     limits: LimitSettings = LimitSettings()
     api: ApiSettings = ApiSettings()
+    batches: BatchSettings = BatchSettings()
     #: the key that messages are signed with, the same for all producers and workers of a deployment
     message_key: SecretStr | None = None
     #: every Redis key and channel of ours starts with it

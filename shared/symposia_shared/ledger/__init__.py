@@ -263,6 +263,15 @@ class Ledger:
             states = self.redis.hmget(self.key("endings"), [m for m, _ in rows]) if rows else []
         return [(m, s / 1000, *((state or "done ?").split(" ", 1))) for (m, s), state in zip(rows, states, strict=True)]
 
+    def known(self, job_ids: Sequence[str]) -> set[str]:
+        """Those of the ids that are in flight."""
+        if not job_ids:
+            return set()
+        with away(), self.redis.pipeline(transaction=False) as pipe:
+            for job_id in job_ids:
+                pipe.exists(self.key(f"job:{job_id}"))
+            return {job_id for job_id, there in zip(job_ids, pipe.execute(), strict=True) if there}
+
     def ahead(self, seat: Seat, queue: str) -> int | None:
         """How many turns of its queue come before this one; None where it is not queued."""
         with away():
