@@ -150,6 +150,8 @@ class Pool:
             named = self._claim(named=seat, wait_s=1.0)
             if named not in ("queued", "ok"):
                 return self.tickets.ended(seat) or named
+            if named == "queued":  # there may be free slots that this turn may not have: a batch's, or more than this pool's share
+                self._stopping.wait(BEAT_S / 2)
         return "left to the ledger"
 
     def _claim(self, *, named: Seat | None = None, wait_s: float = 0.0) -> str:
@@ -159,7 +161,8 @@ class Pool:
             return "queued"
         tickets: list[Ticket] = []
         try:
-            claimed = self.ledger.claim(most=most, pools=self._peers, queues=self.placement.queues, named=named, pool=self.name)
+            claimed = self.ledger.claim(most=most, pools=self._peers, queues=self.placement.queues, named=named, pool=self.name,
+                                        batch=self.tickets.for_batches(most))
             now = time.time()
             tickets = [Ticket(claim=c, claimed_at=now, attended=named is not None and c.seat == named) for c in claimed.claims]
         finally:

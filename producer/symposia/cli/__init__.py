@@ -10,7 +10,7 @@ from importlib.util import find_spec
 
 import typer
 
-from symposia.cli import acl, control, dead, doctor, info, jobs, keys, patterns, rehearse, replay, schedule, serve, texts, vote
+from symposia.cli import acl, batch, control, dead, doctor, info, jobs, keys, patterns, rehearse, replay, schedule, serve, texts, vote
 from symposia.cli.options import AsJson, Folder
 from symposia_shared.errors import SymposiaError
 
@@ -25,6 +25,7 @@ def build() -> typer.Typer:
                       help="Many open-weight language models, one queue, one answer.")
     jobs.register(app)
     texts.register(app)
+    batch.register(app)
     dead.register(app)
     control.register(app)
     schedule.register(app)

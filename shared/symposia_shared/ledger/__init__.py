@@ -105,9 +105,9 @@ class Ledger:
         return answer
 
     def claim(self, *, most: int, pools: int, queues: Sequence[str], named: Seat | None = None, pool: str = "",
-              lease_ms: int = LEASE_MS) -> Claimed:
-        """Lease up to ``most`` turns for ``pool``, in the queues' order; ``named`` is the one a doorbell asks about."""
-        answer = self.run("claim", uuid.uuid4().hex[:8], lease_ms, most, pools, named.key if named else "", pool, *queues)
+              lease_ms: int = LEASE_MS, batch: int | None = None) -> Claimed:
+        """Lease up to ``most`` turns for ``pool``, in the queues' order, at most ``batch`` of them of batches; ``named`` is the one a doorbell asks about."""
+        answer = self.run("claim", uuid.uuid4().hex[:8], lease_ms, most, pools, named.key if named else "", pool, most if batch is None else batch, *queues)
         rows = [answer[k:k + 12] for k in range(2, len(answer), 12)]
         claims = tuple(Claim(seat=Seat(r[0], int(r[1]), int(r[2])), fence=r[3], attempt=int(r[4]), deaths=int(r[5]), kind=r[6], spec=r[7],
                              payload=r[8], queue=r[9], alone=r[10] == "1", stream=r[11] == "1")
