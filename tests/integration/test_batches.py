@@ -216,7 +216,8 @@ def test_what_is_not_supported_is_refused_by_name(raw: httpx.Client) -> None:
         answer = raw.post("files", data=data, files=files)
         assert (answer.status_code, answer.json()["error"]["param"]) == (400, param), param
     assert raw.post("files", json={}).status_code == 415
-    assert raw.post("files", content=b"--x\r\nnothing", headers={"Content-Type": "multipart/form-data; boundary=x"}).json()["error"]["code"] == "invalid_multipart"
+    torn = raw.post("files", content=b"--x\r\nnothing", headers={"Content-Type": "multipart/form-data; boundary=x"})
+    assert torn.json()["error"]["code"] == "invalid_multipart"
 
 
 def test_the_purpose_may_follow_the_file(raw: httpx.Client) -> None:
@@ -248,7 +249,7 @@ def test_the_asynchronous_client_lives_a_batch_through(url: str, key: str) -> No
             batch = await client.batches.create(input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h")
             while (batch := await client.batches.retrieve(batch.id)).status != "completed":
                 await asyncio.sleep(0.2)
-            assert [b.id async for b in client.batches.list(limit=1)][0] == batch.id
+            assert batch.id in [b.id async for b in client.batches.list(limit=1)]
             assert batch.output_file_id
             text = (await client.files.content(batch.output_file_id)).text
             assert (await client.files.delete(batch.output_file_id)).deleted
@@ -278,7 +279,7 @@ def test_a_csv_table_is_answered_row_by_row(stack: Stack, tmp_path: Path) -> Non
     source, target = tmp_path / "reviews.csv", tmp_path / "out.csv"
     source.write_text('id,review\n1,"good, really"\n2,bad\n3,\n')
     ran = stack.run("batch", "submit", str(source), "--template", "{review}", "--model", "test/echo", "-o", str(target))
-    assert "3 lines answered" not in ran.stdout
+    assert "2 of 3 lines answered, 1 failed" in ran.stdout
     table = list(csv.DictReader(target.open()))
     assert [(r["id"], r["review"], r["answer"]) for r in table] == [("1", "good, really", "good, really"), ("2", "bad", "bad"), ("3", "", "")]
     assert table[2]["error"].startswith("invalid_request_error: line 3")
