@@ -43,7 +43,8 @@ def accept(folder: Path, *, lines: int, size: int) -> Facts:
                 time.sleep(0.02)
             took = time.monotonic() - began
             used = {role: round(seconds - cpu[role], 2) for role, seconds in _cpu(stack).items()}
-        facts = {"cpu_s": used, "load": os.getloadavg()[0], "lines": batch["request_counts"]["total"], "bytes": file["bytes"], "status": batch["status"], "upload_s": round(uploaded, 2),
+        facts = {"cpu_s": used, "load": os.getloadavg()[0], "lines": batch["request_counts"]["total"], "bytes": file["bytes"],
+                 "status": batch["status"], "upload_s": round(uploaded, 2),
                  "seconds": round(took, 2), "rss_mib_before": _mib(before), "rss_mib_at_most": _mib(peaks)}
         stack.client.batches.cancel(batch["id"])
         api.ended(batch["id"], within_s=300)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 from symposia_shared.batches.values import Batch, Survey
 from symposia_shared.errors import BadInput
@@ -15,7 +16,10 @@ SHORTEST_S, LONGEST_S = 60, 30 * 86_400
 
 def window_s(text: object) -> int:
     """``24h``, ``90m`` or ``7d`` in seconds. Raises BadInput."""
-    found = seconds_of(text) if isinstance(text, str) and text.strip()[-1:] in ("s", "m", "h", "d") else None
+    found = None
+    if isinstance(text, str) and text[-1:] in ("s", "m", "h", "d"):
+        with suppress(BadInput):
+            found = seconds_of(text)
     if found is None or not SHORTEST_S <= found <= LONGEST_S:
         raise BadInput(f"'completion_window' is {text!r:.80}.", field="completion_window", value=text, remedy="Write 24h, 90m or 7d: 1 minute to 30 days.")
     return found
