@@ -66,8 +66,8 @@ class BatchSettings(BaseModel):
     max_bytes: int = Field(200 * 1024 * 1024, ge=1_024)
     #: lines of it
     max_lines: int = Field(50_000, ge=1, le=9_999_999)
-    #: lines of one batch in flight at once: what its pools hold, and a little more
-    in_flight: int = Field(256, ge=1, le=10_000)
+    #: lines of one batch in flight at most; within it twice as many as the pools have slots
+    in_flight: int = Field(1_024, ge=1, le=10_000)
 
 
 class Settings(BaseSettings):

@@ -10,28 +10,27 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from symposia_shared.archive import Archive
 from symposia_shared.batches.files import Files
-from symposia_shared.batches.lines import Question, Unmet, answered, missing, no_request, question_of, refused, seed_of, unfinished
+from symposia_shared.batches.lines import Question, answered, missing, refused, seed_of, unfinished
 from symposia_shared.batches.parts import Parts
 from symposia_shared.batches.records import Batches
-from symposia_shared.batches.values import ENDED, Batch, Counts, Span, Status, Survey, fault
+from symposia_shared.batches.values import ENDED, Batch, Counts, Status, fault
 from symposia_shared.broker import Doorbell
 from symposia_shared.errors import BadInput, SymposiaError, Unavailable, UnknownJob
 from symposia_shared.ledger import Ledger, NewJob
 from symposia_shared.ledger.control import Control
-from symposia_shared.ledger.tenants import Teams
-from symposia_shared.openai.lines import BadLine
 from symposia_shared.results import Result
 from symposia_shared.settings import ApiSettings, BatchSettings, LimitSettings
+from symposia_shared.standing import alive
 from symposia_shared.store import Replaced
 from symposia_shared.submission import busy, new_job, refusal, ring
-from symposia_shared.teams import NAME, Team, is_team, read_team
 from symposia_worker.batches.rates import Rates
+from symposia_worker.batches.reading import Input
 from symposia_worker.batches.spans import Asked, OpenSpan
 
 log = logging.getLogger(__name__)
@@ -44,8 +43,10 @@ MOST_OPEN, MOST_AT_ONCE = 32, 100
 MOST_CLOSED = 50
 #: looks at which a job is nowhere before it is asked again, or given up where it cannot be
 MOST_UNSEEN = 20
-#: seconds a saved team is remembered, between two words on progress, and before a queue that is full is tried again
-TEAM_S, TELL_S, FULL_S = 5.0, 0.5, 1.0
+#: lines in flight at least, and seconds for which the pools' slots are remembered
+LEAST, SLOTS_S = 64, 2.0
+#: seconds between two words on progress, and before a queue that is full is tried again
+TELL_S, FULL_S = 0.5, 1.0
 #: seconds a line's job may outlast its batch, whose own end it is that decides
 GRACE_S = 30.0
 
@@ -70,21 +71,20 @@ class Drive:
     def __init__(self, batch_id: str, seams: Seams, owner: str, stop: threading.Event) -> None:
         self.id, self.seams, self.owner, self._stop = batch_id, seams, owner, stop
         self.parts = Parts(seams.archive.store, batch_id)
+        self._input: Input
         self._threads = ThreadPoolExecutor(8, thread_name_prefix="batch")
-        self._teams: dict[str, tuple[float, Team | None]] = {}
         self._forget()
 
     def _forget(self) -> None:
         """Know nothing: the next step reads all anew."""
         self._batch: Batch | None = None
-        self._survey = Survey(lines=0, spans=())
-        self._etag = ""
         self._open: dict[int, OpenSpan] = {}
         #: spans to be opened, in order; those up to ``_begun`` may have been by an earlier driver
         self._next: list[int] = []
         self._begun = -1
         self._end = ""
         self._full_until = self._told_at = self._cancelled_at = 0.0
+        self._slots, self._slots_at = 0, -SLOTS_S
         self._rates = Rates()
 
     def run(self) -> None:
@@ -160,13 +160,10 @@ class Drive:
         """Read how far an earlier driver came."""
         batches = self.seams.batches
         batch = batches.get(self.id)
-        self._survey = self.seams.files.survey(batch.order.input_file_id)
-        head = self.seams.archive.store.head(f"files/{batch.order.input_file_id}/content")
-        if head is None:
-            raise Replaced(batch.order.input_file_id)
-        marked = batches.marked(self.id)
-        self._etag, self._begun = head.etag, batches.begun(self.id)
-        self._next = [n for n in range(len(self._survey.spans)) if n not in marked]
+        survey = self.seams.files.survey(batch.order.input_file_id)
+        self._input = Input(batch.order, survey, ledger=self.seams.ledger, archive=self.seams.archive, limits=self.seams.api)
+        marked, self._begun = batches.marked(self.id), batches.begun(self.id)
+        self._next = [n for n in range(len(survey.spans)) if n not in marked]
         self._rates = Rates()
         self._batch = batch
         return batch
@@ -183,7 +180,7 @@ class Drive:
         """Ask until as much is in flight as may be, or a step's worth was asked."""
         if time.monotonic() < self._full_until:
             return
-        room = self.seams.settings.in_flight - self._in_flight
+        room = self._window() - self._in_flight
         chosen: list[tuple[OpenSpan, Question]] = []
         while len(chosen) < min(room, MOST_AT_ONCE):
             span = next((s for s in self._open.values() if s.todo), None)
@@ -196,6 +193,13 @@ class Drive:
         if chosen:
             self._submit(batch, chosen)
 
+    def _window(self) -> int:
+        """Lines that may be in flight: twice what the pools hold, so that none waits for the next line and no queue is long."""
+        if time.monotonic() - self._slots_at > SLOTS_S:
+            self._slots = sum(int(pool.get("slots", 0)) for pool in alive(self.seams.ledger.workers(), "pool"))
+            self._slots_at = time.monotonic()
+        return min(self.seams.settings.in_flight, max(LEAST, 2 * self._slots))
+
     @property
     def _in_flight(self) -> int:
         return sum(len(s.asked) for s in self._open.values())
@@ -204,43 +208,12 @@ class Drive:
         number = self._next[0]
         if number > self._begun:
             self.seams.batches.begin(self.id, number)
-        span = OpenSpan(number)
-        self._read(batch, span)
+        span = self._input.open(number)
         if number <= self._begun or batch.attempt > 1:
             self._recover(batch, span)
         self._open[number] = span
         self._next.pop(0)
         return span
-
-    def _read(self, batch: Batch, span: OpenSpan) -> None:
-        twice = set(self._survey.twice)
-        for number, raw in self._lines(batch, self._survey.spans[span.number]):
-            try:
-                span.todo.append(question_of(raw, number, batch.order, twice=number in twice, team_named=self._team, limits=self.seams.api))
-            except BadLine as error:
-                span.write(no_request(number, error, request_id=f"{self.id}-{number}"))
-            except Unmet as unmet:
-                span.write(refused(number, unmet.custom_id, unmet.error, request_id=f"{self.id}-{number}"))
-
-    def _lines(self, batch: Batch, at: Span) -> Iterator[tuple[int, bytes]]:
-        key, got = f"files/{batch.order.input_file_id}/content", b""
-        while len(got) < at.length:
-            got += self.seams.archive.store.get_range(key, at.offset + len(got), length=at.length - len(got), etag=self._etag)
-        for number, raw in enumerate(got.split(b"\n"), start=at.first):
-            if raw.strip():
-                yield number, raw
-
-    def _team(self, model: str) -> Team | None:
-        if is_team(model):
-            return read_team(model)
-        if not NAME.fullmatch(model):
-            return None
-        at, team = self._teams.get(model, (0.0, None))
-        if time.monotonic() - at > TEAM_S or not at:
-            tenant = self._batch.order.tenant if self._batch is not None else ""
-            team = Teams(self.seams.ledger, tenant).get(model)
-            self._teams[model] = (time.monotonic(), team)
-        return team
 
     def _recover(self, batch: Batch, span: OpenSpan) -> None:
         """Of a span that was open before, find the lines that are in flight or have ended."""
