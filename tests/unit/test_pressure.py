@@ -301,3 +301,13 @@ def test_a_pool_leaves_one_slot_in_sixteen_for_what_is_of_no_batch() -> None:
     assert tickets.for_batches(24) == 22
     small = Tickets(4)
     assert small.for_batches(small.reserve(4)) == 4
+
+
+def test_what_somebody_waits_for_comes_before_the_batch_of_the_same_tenant(ledger: Ledger) -> None:
+    placed(ledger)
+    ledger.submit([new_job(f"batch-{n}", priority="batch", tags=("tenant:t", "batch:b")) for n in range(200)])
+    ledger.submit([new_job("asked", priority="interactive", tags=("tenant:t",))])
+    assert [c.seat.job_id for c in ledger.claim(most=1, pools=1, queues=[QUEUE]).claims] == ["asked"]
+    while ledger.claim(most=50, pools=1, queues=[QUEUE]).claims:
+        pass
+    assert not ledger.redis.exists(ledger.key(f"line:{QUEUE}"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from types import TracebackType
 from typing import Literal, Self
 
@@ -86,13 +86,14 @@ class Files:
             pipe.zrem(self.ledger.key("expiring"), f"{tenant} {file_id}")
             return bool(pipe.execute()[0])
 
-    def delete_expired(self, most: int = 100) -> int:
-        """Delete files whose time has come; returns how many."""
+    def delete_expired(self, *, keep: Collection[str] = (), most: int = 100) -> int:
+        """Delete files whose time has come, but those to ``keep``; returns how many."""
         with away():
             due = self.ledger.redis.zrangebyscore(self.ledger.key("expiring"), "-inf", time.time(), start=0, num=most)
         for entry in due:
             tenant, _, file_id = entry.partition(" ")
-            self.delete(tenant, file_id)
+            if file_id not in keep:
+                self.delete(tenant, file_id)
         return len(due)
 
     def _key(self, tenant: str) -> str:

@@ -52,7 +52,8 @@ class Driver:
                 self._look()
                 if time.monotonic() - expired_at > EXPIRE_S:
                     expired_at = time.monotonic()
-                    self.seams.files.delete_expired()
+                    inputs = {self.seams.batches.get(i).order.input_file_id for i in self.seams.batches.active()}
+                    self.seams.files.delete_expired(keep=inputs)
             except SymposiaError as error:
                 log.warning("batches: %s", error)
             except Exception:
