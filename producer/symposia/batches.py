@@ -55,7 +55,7 @@ class TenantBatches:
         with self.files.writing(self.tenant, filename) as file:
             for piece in pieces:
                 file.write(piece)
-                if file.bytes > self.client.settings.batches.max_bytes:
+                if file.size > self.client.settings.batches.max_bytes:
                     raise too_large(self.client.settings.batches.max_bytes)
             return file.finish(expires_s=expires_s)
 

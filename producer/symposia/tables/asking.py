@@ -52,7 +52,7 @@ def put_table(batches: TenantBatches, paths: Sequence[Path], asked: Prompting) -
         most = batches.client.settings.batches.max_bytes
         for number, row in enumerate(_kept(paths, beside, kept), start=1):
             file.write(asked.line(number, row))
-            if file.bytes > most:
+            if file.size > most:
                 raise too_large(most)
         batches.files.store.put_file(f"files/{file.id}/columns.{kept}", beside)
         return file.finish(columns=kept)

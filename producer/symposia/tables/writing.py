@@ -39,7 +39,7 @@ def write_table(batches: TenantBatches, batch: Batch, path: Path) -> int:
 
 def _answers(batches: TenantBatches, batch: Batch) -> Iterator[dict[str, Any]]:
     """What is added to each row, in order: output and error file are each in the input's order, and a row is in one of them or in none."""
-    sides = [_numbered(batches.lines(batch, which)) for which in ("out", "err")]  # type: ignore[arg-type]
+    sides = [_numbered(batches.lines(batch, which)) for which in ("out", "err")]
     heads = [next(side, None) for side in sides]
     number = 1
     while True:
@@ -129,6 +129,7 @@ def _tables(beside: Path, pyarrow: Any, parquet: Any) -> Iterator[Any]:
         return
     if not beside.stat().st_size:
         return
-    import pyarrow.json  # one block whose types hold for all rows
+    from pyarrow import json as arrow_json
 
-    yield pyarrow.json.read_json(beside, read_options=pyarrow.json.ReadOptions(block_size=max(1 << 20, beside.stat().st_size + 1)))
+    # one block, so that the types found hold for all rows
+    yield arrow_json.read_json(beside, read_options=arrow_json.ReadOptions(block_size=max(1 << 20, beside.stat().st_size + 1)))

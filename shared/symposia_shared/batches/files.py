@@ -115,9 +115,9 @@ class Writing:
         self._lines = 0
 
     @property
-    def bytes(self) -> int:
+    def size(self) -> int:
         """Bytes so far."""
-        return self._upload.bytes
+        return self._upload.size
 
     def write(self, piece: bytes) -> None:
         """The next bytes."""
@@ -136,7 +136,7 @@ class Writing:
             lines = survey.lines
             self.files.store.put(f"files/{self.id}/survey.json", survey.to_json().encode())
         now = int(time.time())
-        file = BatchFile(id=self.id, tenant=self.tenant, filename=self.filename, bytes=self.bytes, purpose=self.purpose, created_at=now, lines=lines,
+        file = BatchFile(id=self.id, tenant=self.tenant, filename=self.filename, bytes=self.size, purpose=self.purpose, created_at=now, lines=lines,
                          expires_at=None if expires_s is None else now + expires_s, columns=columns)
         self.files.keep(file)
         return file

@@ -23,7 +23,8 @@ class Upload:
 
     def __init__(self, store: Store, key: str, *, content_type: str = "application/jsonl") -> None:
         self.store, self.key, self._type = store, key, content_type
-        self.bytes = 0
+        #: bytes so far
+        self.size = 0
         self._gathered = bytearray()
         self._id: str | None = None
         self._parts: list[dict[str, Any]] = []
@@ -33,7 +34,7 @@ class Upload:
     def write(self, piece: bytes) -> None:
         """The next bytes."""
         self._gathered += piece
-        self.bytes += len(piece)
+        self.size += len(piece)
         while len(self._gathered) >= PART_BYTES:
             part = bytes(self._gathered[:PART_BYTES])
             del self._gathered[:PART_BYTES]

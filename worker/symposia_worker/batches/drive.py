@@ -376,7 +376,7 @@ class Drive:
         batches = self.seams.batches
         batch = batches.get(self.id)
         spans = len(self.seams.files.survey(batch.order.input_file_id).spans)
-        made = {which: self.parts.assemble(self.seams.files, batch, which, spans) for which in ("out", "err")}  # type: ignore[arg-type]
+        made = {which: self.parts.assemble(self.seams.files, batch, which, spans) for which in ("out", "err")}
         status: Status = batch.end or "completed"
         fields: dict[str, object] = {which: file.id if file else "" for which, file in made.items()}
         if status == "completed":

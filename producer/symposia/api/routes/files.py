@@ -57,7 +57,7 @@ async def _kept(form: Form, batches: TenantBatches, most: int) -> BatchFile:
                 writing = await asyncio.to_thread(batches.files.writing, batches.tenant, piece.filename)
                 writing.__enter__()
             gathered += piece.data
-            if writing.bytes + len(gathered) > most:
+            if writing.size + len(gathered) > most:
                 raise refused(413, str(too_large(most)), code="request_too_large", param="file")
             if len(gathered) >= _GATHERED or piece.last:
                 await asyncio.to_thread(writing.write, bytes(gathered))
