@@ -564,3 +564,22 @@ def test_answers_do_not_mix_where_prompts_begin_with_what_an_ended_request_left(
         alone.ask("a", prompt, max_tokens=10)
         alone.finish()
         assert together.completion(str(n)).text == alone.completion("a").text
+
+
+@pytest.mark.parametrize("architecture", ["stablelm", "llama", "phi3"])
+def test_a_fast_answer_is_the_same_alone_and_among_others(forms: Forms, architecture: str) -> None:
+    """A key's 8 bits depend on no other token: else an answer would depend on where its prompt's chunks ended."""
+    asked = Asked(forms(architecture), "fast", max_rows=8)
+    prompts = [p * n for n, p in enumerate(PROMPTS, start=1)]
+    for n, prompt in enumerate(prompts):
+        asked.ask(f"alone{n}", prompt, max_tokens=24)
+        asked.finish()
+    for n, prompt in enumerate(prompts):
+        asked.ask(f"among{n}", prompt, max_tokens=24)
+        if n == 2:
+            asked.step()
+    asked.finish()
+    for n in range(len(prompts)):
+        alone, among = asked.completion(f"alone{n}"), asked.completion(f"among{n}")
+        assert (among.text, among.usage) == (alone.text, alone.usage)
+        assert among.logprob_mean == pytest.approx(alone.logprob_mean, abs=5e-4)
