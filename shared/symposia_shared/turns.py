@@ -85,13 +85,15 @@ class Completion(Kinded):
     logprob_mean: float | None = None
     #: by token, where ``Sampling.logprobs`` asked for it; of a scored text, its own tokens
     logprobs: tuple[TokenLogprob, ...] | None = None
-    #: the probability of each option of a ``ChoiceForm``; they add up to one
+    #: the probability of each option of a ``ChoiceForm``; they add up to one. None from an endpoint, which chooses without telling them
     options: dict[str, float] | None = None
     #: of an embedding: one vector of length one per message
     vectors: tuple[tuple[float, ...], ...] | None = None
     timing: Timing = Timing()
     #: the pool that ran it
     pool: str = ""
+    #: the engine that made it and in what precision: ``torch float32``, ``openvino exact``, ``openvino fast``, ``openai``, ``scripted``
+    engine: str = ""
 
     @property
     def spoke(self) -> bool:
