@@ -49,6 +49,8 @@ class ApiSettings(BaseModel):
     auto_model: str | None = None
     #: seconds a request's job may take
     timeout_s: float = Field(600.0, gt=0.0, le=86_400.0)
+    #: seconds a job may take that runs in the background (``background`` of ``/v1/responses``)
+    background_timeout_s: float = Field(86_400.0, gt=0.0, le=30 * 86_400.0)
     #: bytes of a body
     max_body_bytes: int = Field(8 * 1024 * 1024, ge=1_024)
     #: messages of a chat

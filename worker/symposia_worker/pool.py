@@ -201,7 +201,7 @@ class Pool:
                 else:
                     self.recorder.later(self._check, ticket, ticket.turn)
                 return
-            on_delta = self._sayer.begin(seat.job_id, ticket.claim.fence) if ticket.claim.stream else None
+            on_delta = self._sayer.begin(seat, ticket.claim.fence) if ticket.claim.stream else None
             self.engine.generate(ticket.id, ticket.turn, partial(self._on_first, ticket), partial(self._on_done, ticket), on_delta=on_delta)
         except Unavailable:
             self._give_back([ticket], killed=False)
@@ -233,7 +233,7 @@ class Pool:
     # -- what follows a record -------------------------------------------------------------------------------------
 
     def _ended(self, ticket: Ticket) -> None:
-        self._sayer.end(ticket.claim.seat.job_id, ticket.claim.fence)
+        self._sayer.end(ticket.claim.seat, ticket.claim.fence)
         follows = self._suspects.leave(ticket)
         if follows is not None:
             self._launch(follows)

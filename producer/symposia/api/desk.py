@@ -51,9 +51,13 @@ class Desk:
         """Ids for jobs to come."""
         return [uuid.uuid4().hex for _ in range(many)]
 
-    async def submit(self, key: ApiKey, jobs: Sequence[Job], job_ids: Sequence[str], *, stream: bool = False) -> list[Handle]:
-        """Record jobs for a tenant. Either all are recorded, or none goes on. Raises what ``Client.submit`` raises."""
-        more = {"tags": (tenant_tag(key.tenant),), "priority": "interactive", "deadline_s": self.limits.timeout_s}
+    async def submit(self, key: ApiKey, jobs: Sequence[Job], job_ids: Sequence[str], *, stream: bool = False, background: bool = False) -> list[Handle]:
+        """Record jobs for a tenant. Either all are recorded, or none goes on. ``background``: nobody waits for them.
+
+        Raises what ``Client.submit`` raises.
+        """
+        more = {"tags": (tenant_tag(key.tenant),), "priority": "normal" if background else "interactive",
+                "deadline_s": self.limits.background_timeout_s if background else self.limits.timeout_s}
         return await asyncio.to_thread(self._submit, [job.model_copy(update=more) for job in jobs], job_ids, stream)
 
     def _submit(self, jobs: Sequence[Job], job_ids: Sequence[str], stream: bool) -> list[Handle]:
