@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field, SecretStr, ValidationError, field_validat
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from symposia_shared.errors import BadInput, StackUnavailable
+from symposia_shared.notices.targets import Network, read_networks
 
 CREDENTIALS = "credentials.json"
 #: characters of a message key at least
@@ -61,6 +62,45 @@ class ApiSettings(BaseModel):
     max_tokens: int | None = Field(None, ge=1, le=1_000_000)
 
 
+class WebhookSettings(BaseModel):
+    """Webhooks: where they may go, and how long they are tried."""
+
+    #: networks that may be called although they are not public, such as ``10.1.0.0/16,127.0.0.0/8``; plain http is for these alone
+    allow: str = ""
+    #: hours for which a notice is tried
+    hours: float = Field(72.0, gt=0.0, le=30 * 24.0)
+    #: seconds an endpoint has to answer
+    timeout_s: float = Field(15.0, gt=0.0, le=60.0)
+
+    @field_validator("allow")
+    @classmethod
+    def _networks(cls, allow: str) -> str:
+        read_networks(allow)
+        return allow
+
+    @property
+    def networks(self) -> tuple[Network, ...]:
+        """``allow``, read."""
+        return read_networks(self.allow)
+
+
+class RetentionSettings(BaseModel):
+    """How long is kept what has ended, in days; None: for ever. Swept by the coordinator."""
+
+    #: a job's result and all its other papers
+    jobs_days: float | None = Field(30.0, gt=0.0)
+    #: the rounds within a result, and prompts and replies beside it
+    transcripts_days: float | None = Field(30.0, gt=0.0)
+    #: uploaded files, and batches' output
+    files_days: float | None = Field(30.0, gt=0.0)
+    #: replies kept to be used again
+    replies_days: float | None = Field(7.0, gt=0.0)
+    #: notices that were delivered or given up
+    notices_days: float | None = Field(7.0, gt=0.0)
+    #: seconds between two sweeps
+    every_s: float = Field(3600.0, ge=0.1)
+
+
 class Settings(BaseSettings):
     """``SYMPOSIA_BROKER_URL``, ``SYMPOSIA_S3__ENDPOINT_URL`` and so on; see ``load``."""
 
@@ -71,6 +111,8 @@ class Settings(BaseSettings):
     s3: S3Settings = S3Settings()
     limits: LimitSettings = LimitSettings()
     api: ApiSettings = ApiSettings()
+    webhooks: WebhookSettings = WebhookSettings()
+    retention: RetentionSettings = RetentionSettings()
     #: the key that messages are signed with, the same for all producers and workers of a deployment
     message_key: SecretStr | None = None
     #: every Redis key and channel of ours starts with it

@@ -33,7 +33,9 @@ from symposia_worker.course import Course
 from symposia_worker.engines.client import EngineProcess
 from symposia_worker.engines.openai.endpoint import Endpoint
 from symposia_worker.engines.protocol import EngineChoice, Mode
+from symposia_worker.notices.teller import Teller
 from symposia_worker.pool import Placement, Pool
+from symposia_worker.sweeping import Sweeper
 from symposia_worker.tasks import coordinator_tasks, pool_tasks
 
 log = logging.getLogger(__name__)
@@ -85,7 +87,7 @@ def run_coordinator(settings: Settings, *, name: str) -> int:
     app = celery_app(settings, role="worker")
     ledger, archive = _seams(settings)
     coordinator = Coordinator(name=name, ledger=ledger, course=Course(ledger, archive, CeleryCanvas(app), Doorbell(app)), watch=_watching(),
-                              limits=settings.limits)
+                              limits=settings.limits, beside=(Teller(ledger, archive, settings), Sweeper(ledger, archive, settings.retention)))
     coordinator_tasks(app, coordinator)
 
     class Running:

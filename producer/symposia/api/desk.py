@@ -6,7 +6,7 @@ import asyncio
 import logging
 import uuid
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,8 @@ from symposia.api.ears import Ears
 from symposia.api.faults import HttpFault, fault_in, refused
 from symposia.client import Client
 from symposia.handle import Handle
-from symposia_shared.errors import NotYet, SymposiaError
+from symposia.telling import wish_of, wished
+from symposia_shared.errors import BadInput, NotYet, SymposiaError
 from symposia_shared.jobs import Job
 from symposia_shared.ledger.tenants import Keys
 from symposia_shared.results import Result
@@ -51,16 +52,25 @@ class Desk:
         """Ids for jobs to come."""
         return [uuid.uuid4().hex for _ in range(many)]
 
-    async def submit(self, key: ApiKey, jobs: Sequence[Job], job_ids: Sequence[str], *, stream: bool = False, background: bool = False) -> list[Handle]:
-        """Record jobs for a tenant. Either all are recorded, or none goes on. ``background``: nobody waits for them.
+    async def submit(self, key: ApiKey, jobs: Sequence[Job], job_ids: Sequence[str], *, stream: bool = False, background: bool = False,
+                     webhook: str | None = None) -> list[Handle]:
+        """Record jobs for a tenant. Either all are recorded, or none goes on. ``background``: nobody waits for them. ``webhook`` is told of
+        each one's end.
 
         Raises what ``Client.submit`` raises.
         """
         more = {"tags": (tenant_tag(key.tenant),), "priority": "normal" if background else "interactive",
                 "deadline_s": self.limits.background_timeout_s if background else self.limits.timeout_s}
-        return await asyncio.to_thread(self._submit, [job.model_copy(update=more) for job in jobs], job_ids, stream)
+        return await asyncio.to_thread(self._submit, [job.model_copy(update=more) for job in jobs], job_ids, stream, webhook)
 
-    def _submit(self, jobs: Sequence[Job], job_ids: Sequence[str], stream: bool) -> list[Handle]:
+    def _submit(self, jobs: Sequence[Job], job_ids: Sequence[str], stream: bool, webhook: str | None) -> list[Handle]:
+        with ExitStack() as stack:
+            for job_id in job_ids if webhook is not None else ():
+                wish = wish_of(webhook=webhook, broker=self.client.settings.broker, allowed=self.client.settings.webhooks.networks)
+                stack.enter_context(wished(self.client.outbox, job_id, wish, BadInput(f"a job {job_id!r} was submitted before.")))
+            return self._recorded(jobs, job_ids, stream)
+
+    def _recorded(self, jobs: Sequence[Job], job_ids: Sequence[str], stream: bool) -> list[Handle]:
         records = [self.client.record_of(job_id, job, stream=stream) for job_id, job in zip(job_ids, jobs, strict=True)]
         try:
             return self.client.submit_records(records)
@@ -111,6 +121,16 @@ class Desk:
     def cancel_later(self, job_ids: Sequence[str]) -> None:
         """The same from where nothing can be awaited any more."""
         asyncio.get_running_loop().run_in_executor(None, self._cancel, list(job_ids))
+
+    def erase_later(self, job_id: str) -> None:
+        """Erase a job that has ended, beside."""
+        asyncio.get_running_loop().run_in_executor(None, self._erase, job_id)
+
+    def _erase(self, job_id: str) -> None:
+        try:
+            self.client.delete(job_id)
+        except SymposiaError as error:
+            log.warning("%s is not erased before its time: %s", job_id, error)
 
     def _cancel(self, job_ids: list[str]) -> None:
         try:

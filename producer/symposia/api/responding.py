@@ -98,6 +98,7 @@ async def answer(desk: Desk, key: ApiKey, record: ResponseRecord, job: Job, requ
     if record.background:
         return JSONResponse(body_of(record, "queued", None))
     (result,) = await desk.answers(handles, request)
+    _forget(desk, record)
     return JSONResponse(body_of(record, result.state, result))
 
 
@@ -133,6 +134,7 @@ async def _events(desk: Desk, record: ResponseRecord, queue: asyncio.Queue[Any],
             for event in [SILENT] if quiet.long(told) else _told(events, told):
                 if event:
                     yield event
+    _forget(desk, record)
 
 
 def _told(events: Events, told: Told) -> list[str]:
@@ -148,13 +150,20 @@ def _told(events: Events, told: Told) -> list[str]:
     return list(events.ended(told.result, fault))
 
 
+def _forget(desk: Desk, record: ResponseRecord) -> None:
+    """What was not to be stored is erased once it was answered, where nobody is still to be told of it; if that fails, by the end of its life."""
+    if not record.store and "webhook" not in record.metadata:
+        desk.erase_later(record.job_id)
+
+
 async def _submit(desk: Desk, key: ApiKey, record: ResponseRecord, job: Job, *, streamed: bool) -> list[Handle]:
     """Keep the response, then record its job: one without the other is never found."""
     store, paper = desk.client.archive.store, key_of(record.job_id)
     if record.store:
         await asyncio.to_thread(store.put, paper, record.to_json().encode())
     try:
-        return await desk.submit(key, [job], [record.job_id], stream=streamed, background=record.background)
+        return await desk.submit(key, [job], [record.job_id], stream=streamed, background=record.background,
+                                 webhook=record.metadata.get("webhook"))
     except SymposiaError:
         if record.store:
             await asyncio.to_thread(store.delete, paper)

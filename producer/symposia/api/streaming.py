@@ -39,7 +39,7 @@ def sse(events: AsyncIterator[str]) -> StreamingResponse:
     return StreamingResponse(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
 
 
-async def stream_prompts(desk: Desk, key: ApiKey, asked: Request, chunks: Chunks) -> StreamingResponse:
+async def stream_prompts(desk: Desk, key: ApiKey, asked: Request, chunks: Chunks, webhook: str | None = None) -> StreamingResponse:
     """The choices of a request as they are made. Raises what a submit raises, and HttpFault for what fails at once."""
     ids = desk.new_ids(len(asked.jobs))
     queue: asyncio.Queue[Any] = asyncio.Queue()
@@ -47,7 +47,7 @@ async def stream_prompts(desk: Desk, key: ApiKey, asked: Request, chunks: Chunks
     try:
         await stack.enter_async_context(desk.ears.listen(ids, queue))
         stack.callback(desk.cancel_later, ids)  # of those that have ended nothing comes of it
-        handles = await desk.submit(key, asked.jobs, ids, stream=True)
+        handles = await desk.submit(key, asked.jobs, ids, stream=True, webhook=webhook)
         waits = [asyncio.create_task(_ended(desk, handle, queue)) for handle in handles]
         stack.callback(lambda: [task.cancel() for task in waits])
         first = await _peek(queue)
@@ -118,14 +118,14 @@ def diverged_body(job_id: str) -> dict[str, Any]:
 _OTHERWISE = "the answer was begun again after its device was lost, and came out otherwise than what was sent; the recorded one is at /v1/jobs/{}."
 
 
-async def stream_team(desk: Desk, key: ApiKey, asked: Asked, chunks: Chunks) -> StreamingResponse:
+async def stream_team(desk: Desk, key: ApiKey, asked: Asked, chunks: Chunks, webhook: str | None = None) -> StreamingResponse:
     """A collaboration's rounds as they close, and its verdict as it is written, or once it is decided."""
     (job_id,) = ids = desk.new_ids(1)
     queue: asyncio.Queue[Any] = asyncio.Queue()
     stack = AsyncExitStack()
     try:
         await stack.enter_async_context(desk.ears.listen(ids, queue))
-        (handle,) = await desk.submit(key, [asked.job], ids, stream=True)
+        (handle,) = await desk.submit(key, [asked.job], ids, stream=True, webhook=webhook)
         stack.callback(desk.cancel_later, ids)
     except BaseException:
         await stack.aclose()

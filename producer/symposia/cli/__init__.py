@@ -10,7 +10,7 @@ from importlib.util import find_spec
 
 import typer
 
-from symposia.cli import acl, control, dead, doctor, info, jobs, keys, patterns, rehearse, replay, schedule, serve, texts, vote
+from symposia.cli import acl, control, dead, delete, doctor, info, jobs, keys, patterns, rehearse, replay, schedule, serve, texts, vote, webhooks
 from symposia.cli.options import AsJson, Folder
 from symposia_shared.errors import SymposiaError
 
@@ -28,6 +28,8 @@ def build() -> typer.Typer:
     dead.register(app)
     control.register(app)
     schedule.register(app)
+    webhooks.register(app)
+    delete.register(app)
     patterns.register(app)
     rehearse.register(app)
     replay.register(app)

@@ -22,6 +22,10 @@ Keys, each under the deployment's prefix:
     dead         zset  dead letters, by when                  letters hash  what each says      quarantine list  malformed messages
     schedules    hash  what recurs                            occurrences zset  when each is next due
     keys         hash  API keys, by digest                     teams:TENANT hash saved teams
+    tell:JOB     str   who is to be told of its end, sealed    tellings    zset  ended jobs of which notices are to be made
+    notice:ID    hash  one notice: b JSON, st state, n tries    notices     zset  those to be sent, by when      told zset all, by when they were made
+    notices:JOB  set   the notices of a job                     hooks:TENANT hash webhooks of a tenant, sealed   secrets hash secrets' generations
+    erased       zset  jobs whose papers were erased, looked at once more later
     wanted:POOL  set   checkpoints to take up at run time     refusals hash why one was not
 
 Every step is one Lua script (``scripts/``), so each is atomic; every script may be repeated without harm.
@@ -55,7 +59,7 @@ INLINE_BYTES = 512
 
 __all__ = ["Claim", "Claimed", "Ledger", "LedgerJob", "LedgerRound", "LedgerTurn", "NewJob", "Recorded", "Seat", "away", "redis_url"]
 
-SCRIPTS = ("submit", "open", "claim", "renew", "record", "close", "hand_back", "sweep", "cancel", "forget", "place", "release", "postpone")
+SCRIPTS = ("submit", "open", "claim", "renew", "record", "close", "hand_back", "sweep", "cancel", "forget", "place", "release", "postpone", "due", "notices")
 
 
 class Ledger:
@@ -275,6 +279,7 @@ COUNTERS = (
     "jobs_submitted", "jobs_done", "jobs_failed", "jobs_cancelled", "calls_started", "calls_recorded", "calls_repeated",
     "dead_letters", "calls_handed_back", "calls_failed", *(f"retried_{cause}" for cause in RETRIES),
     "in_flight_at_kills", "stale_replies", "late_replies", "forward_passes", "loads", "commit_conflicts",
+    "notices_made", "notices_delivered", "notices_failed",
 )
 
 

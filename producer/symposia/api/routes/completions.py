@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from symposia.api import schemas
-from symposia.api.asking import caller, desk_of, json_body
+from symposia.api.asking import caller, desk_of, json_body, webhook_of
 from symposia.api.naming import read
 from symposia.api.streaming import stream_prompts, stream_team
 from symposia_shared.openai.chunks import Chunks
@@ -29,20 +29,23 @@ async def text(request: Request) -> Response:
 
 async def _complete(request: Request, endpoint: str) -> Response:
     key, desk = await caller(request), desk_of(request)
-    asked = await read(desk, key, endpoint, await json_body(request))
+    body = await json_body(request)
+    webhook = webhook_of(request, body)
+    asked = await read(desk, key, endpoint, body)
     wanted = asked.request if isinstance(asked, Asked) else asked
     # the id of an answer is not that of its job: a request may have several
     chunks = Chunks(wanted, request.scope["request_id"].removeprefix("req_"), int(time.time()))
     if wanted.stream:
-        return await (stream_team(desk, key, asked, chunks) if isinstance(asked, Asked) else stream_prompts(desk, key, asked, chunks))
+        return await (stream_team(desk, key, asked, chunks, webhook) if isinstance(asked, Asked)
+                      else stream_prompts(desk, key, asked, chunks, webhook))
     jobs = [asked.job] if isinstance(asked, Asked) else asked.jobs
     ids = desk.new_ids(len(jobs))
-    results = await desk.answers(await desk.submit(key, jobs, ids), request)
+    results = await desk.answers(await desk.submit(key, jobs, ids, webhook=webhook), request)
     if isinstance(asked, Asked):
         return JSONResponse(collaboration_body(wanted, results[0], id=chunks.id, created=chunks.created))
     completions = [r.completion for r in results if r.completion is not None]
-    body: dict[str, Any] = answer_body(wanted, completions, id=chunks.id, created=chunks.created)
-    return JSONResponse({**body, "symposia": {"job_id": ids[0], "job_ids": ids}})
+    said: dict[str, Any] = answer_body(wanted, completions, id=chunks.id, created=chunks.created)
+    return JSONResponse({**said, "symposia": {"job_id": ids[0], "job_ids": ids}})
 
 
 router = APIRouter()

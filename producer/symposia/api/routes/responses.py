@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from symposia.api import responding, schemas
-from symposia.api.asking import caller, desk_of, json_body
+from symposia.api.asking import caller, desk_of, json_body, webhook_of
 from symposia.api.faults import refused
 from symposia_shared.openai.responses import ResponseRecord, input_items
 
@@ -21,6 +21,7 @@ async def create(request: Request) -> Response:
     """Answer, at once, as a stream, or in the background."""
     key, desk = await caller(request), desk_of(request)
     body = await json_body(request)
+    webhook_of(request, body)  # for its errors
     record, job = await responding.asked(desk, key, body)
     streamed = body.get("stream")
     if not isinstance(streamed, bool | None):
@@ -58,6 +59,13 @@ async def cancel(request: Request, response_id: str) -> Response:
     return JSONResponse(await asyncio.to_thread(responding.standing, desk, record))
 
 
+async def delete(request: Request, response_id: str) -> Response:
+    """Erase every copy of a response and of its job, and say what was erased. One that runs is cancelled first."""
+    record = await _found(request, response_id)
+    erased = await asyncio.to_thread(desk_of(request).client.delete, record.job_id)
+    return JSONResponse({"id": record.id, "object": "response", "deleted": True, "symposia": {"erased": erased.copies}})
+
+
 async def list_items(request: Request, response_id: str) -> Response:
     """The conversation the response answers, the newest first unless ``order`` is ``asc``."""
     record = await _found(request, response_id)
@@ -88,5 +96,7 @@ async def _found(request: Request, response_id: str) -> ResponseRecord:
 router = APIRouter()
 router.add_api_route("/v1/responses", create, methods=["POST"], tags=["responses"], openapi_extra=schemas.body(schemas.RESPONSE))
 router.add_api_route("/v1/responses/{response_id}", retrieve, methods=["GET"], tags=["responses"], openapi_extra=schemas.KEYED)
+router.add_api_route("/v1/responses/{response_id}", delete, methods=["DELETE"], tags=["responses"], openapi_extra=schemas.KEYED,
+                     operation_id="delete_response")
 router.add_api_route("/v1/responses/{response_id}/cancel", cancel, methods=["POST"], tags=["responses"], openapi_extra=schemas.KEYED)
 router.add_api_route("/v1/responses/{response_id}/input_items", list_items, methods=["GET"], tags=["responses"], openapi_extra=schemas.KEYED)
