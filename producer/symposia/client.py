@@ -90,7 +90,8 @@ class Client:
         is opened. ``webhook`` is told of its end; ``link``, a task of your own Celery app, is sent once with the result's key (``result_of``
         reads it) where the job is done, ``link_error`` where it is not.
 
-        Raises UnknownModel, NotPlaced, PromptTooLong, Busy, or BadInput where the checkpoint cannot do what is asked: nothing was recorded then. Raises BrokerUnavailable or StoreUnavailable.
+        Raises UnknownModel, NotPlaced, PromptTooLong, Busy, or BadInput where the checkpoint cannot do what is asked: nothing was recorded
+        then. Raises BrokerUnavailable or StoreUnavailable.
         """
         if webhook is not None or link is not None or link_error is not None:
             wish = wish_of(webhook=webhook, link=link, link_error=link_error, broker=self.settings.broker, allowed=self.settings.webhooks.networks)
