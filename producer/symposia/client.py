@@ -274,7 +274,7 @@ class Client:
         return UnknownModel(f"no checkpoint {model!r} is in the model store (served: {placed}).", field="model", value=model,
                             remedy=f"See `symposia models list`, or put it there: symposia models pull {model}")
 
-    def _taken(self, job_id: str) -> SymposiaError:
+    def _taken(self, job_id: str) -> BadInput:
         return BadInput(f"a job {job_id!r} was submitted before.", field="job_id", value=job_id,
                         remedy="Read it with Client.handle(job_id), or submit under another id.")
 

@@ -41,6 +41,7 @@ def wished(outbox: Outbox, job_id: str, wish: Wish, taken: BadInput) -> Iterator
         raise taken
     try:
         yield
+        outbox.keep(job_id)
     except (BadInput, Busy):  # of any other error it is not known whether the job was recorded; without one the wish expires
         outbox.withdraw(job_id)
         raise

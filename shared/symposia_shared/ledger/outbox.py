@@ -15,7 +15,7 @@ from symposia_shared.notices.targets import Network, read_target
 from symposia_shared.notices.wishes import Endpoint, Wish, seal, secret_of, unseal
 from symposia_shared.values import Value
 
-#: seconds a wish is kept whose job never came: longer than any deadline
+#: seconds a wish is kept of whose job it is not known whether it was recorded: longer than any deadline
 WISH_S = 60 * 86_400
 #: ms after which what a sender took comes to another: it was killed
 LEASE_MS = 90_000
@@ -69,6 +69,11 @@ class Outbox:
         with away():
             return bool(self.ledger.redis.set(self._k(f"tell:{job_id}"), seal(self.key, job_id, wish), nx=True, ex=WISH_S))
 
+    def keep(self, job_id: str) -> None:
+        """The job was recorded: the wish stays until its end, however far off."""
+        with away():
+            self.ledger.redis.persist(self._k(f"tell:{job_id}"))
+
     def withdraw(self, job_id: str) -> None:
         """The job was refused."""
         with away():
@@ -111,6 +116,9 @@ class Outbox:
     def tried(self, notice_id: str, last: str, *, due_s: float | None, delivered: bool, keep_s: float | None) -> None:
         """A try has ended: the notice is tried again at ``due_s``, or that was the last one. ``keep_s``: how long it is then kept."""
         key, state = self._k(f"notice:{notice_id}"), "delivered" if delivered else "waiting" if due_s is not None else "failed"
+        with away():
+            if not self.ledger.redis.exists(key):  # erased while it was sent
+                return
         with away(), self.ledger.redis.pipeline(transaction=True) as pipe:
             pipe.hincrby(key, "n", 1)
             pipe.hset(key, mapping={"st": state, "last": last[:400], **({} if state == "waiting" else {"end": int(self.ledger.now_s() * 1000)})})

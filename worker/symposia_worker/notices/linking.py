@@ -49,11 +49,11 @@ def send(linked: LinkedTask, result_key: str, *, task_id: str, own_broker: str) 
     app.conf.update(broker_transport_options=dict(linked.transport_options), task_serializer="json", result_backend=None, broker_connection_timeout=5,
                     broker_pool_limit=0, task_publish_retry=False, **_once(broker))
     queue = Queue(linked.queue, Exchange(linked.exchange, type=linked.exchange_type) if linked.exchange else None, routing_key=linked.routing_key)
-    options: dict[str, Any] = {"shadow": None, **linked.options}
+    options: dict[str, Any] = {"queue": queue, **linked.options}
     with app.connection_for_write(broker) as connection:
         connection.ensure_connection(max_retries=1, timeout=5)
         app.send_task(linked.task, args=[*([] if linked.immutable else [result_key]), *linked.args], kwargs=dict(linked.kwargs), task_id=task_id,
-                      queue=queue, connection=connection, ignore_result=True, retry=False, **options)
+                      connection=connection, ignore_result=True, retry=False, **options)
 
 
 def _once(broker: str) -> dict[str, str]:

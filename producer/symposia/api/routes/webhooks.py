@@ -12,6 +12,7 @@ from symposia.api import schemas
 from symposia.api.asking import caller, desk_of, json_body
 from symposia.api.faults import refused
 from symposia_shared.ledger.outbox import Outbox, Standing
+from symposia_shared.notices.targets import read_target
 from symposia_shared.notices.wishes import Endpoint
 
 #: notices of one page at most, and where nothing is said
@@ -29,7 +30,8 @@ async def create(request: Request) -> Response:
     if not isinstance(events, list) or not all(isinstance(e, str) for e in events):
         raise refused(400, "'events' is not a list of names.", code="invalid_value", param="events")
     allowed = desk_of(request).client.settings.webhooks.networks
-    made = await asyncio.to_thread(outbox.register, tenant, body.get("url"), events=events, allowed=allowed)
+    target = read_target(body.get("url"), field="url", allowed=allowed)
+    made = await asyncio.to_thread(outbox.register, tenant, target.url, events=events, allowed=allowed)
     return JSONResponse({**_endpoint(made), "secret": (await asyncio.to_thread(outbox.secrets, tenant))[0]}, 201)
 
 
