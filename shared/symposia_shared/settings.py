@@ -85,7 +85,7 @@ class WebhookSettings(BaseModel):
 
 
 class RetentionSettings(BaseModel):
-    """How long is kept what has ended, in days; None: for ever. Swept by the coordinator."""
+    """How long is kept what has ended, in days; None, in the environment ``never``: for ever. Swept by the coordinator."""
 
     #: a job's result and all its other papers
     jobs_days: float | None = Field(30.0, gt=0.0)
@@ -99,6 +99,11 @@ class RetentionSettings(BaseModel):
     notices_days: float | None = Field(7.0, gt=0.0)
     #: seconds between two sweeps
     every_s: float = Field(3600.0, ge=0.1)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _for_ever(cls, days: object) -> object:
+        return None if days == "never" else days
 
 
 class Settings(BaseSettings):
