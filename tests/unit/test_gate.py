@@ -296,7 +296,8 @@ def test_a_tenants_one_job_does_not_wait_behind_anothers_many(ledger: Ledger) ->
 
 def _result(job_id: str, *turns: tuple[int, int], tags: tuple[str, ...] = ("tenant:a",), reused: bool = False) -> Result:
     kept = Kept(key="reuse/x", made_in="before") if reused else None
-    records = tuple(TurnRecord(turn=question().turn, reply=Completion(text="x", usage=Usage(prompt_tokens=p, completion_tokens=c), kept=kept)) for p, c in turns)
+    replies = [Completion(text="x", usage=Usage(prompt_tokens=p, completion_tokens=c), kept=kept) for p, c in turns]
+    records = tuple(TurnRecord(turn=question().turn, reply=reply) for reply in replies)
     rounds = (RoundRecord(round=0, digest="", closed_by="all", counted=tuple(range(len(turns))), turns=records),)
     return Result(job_id=job_id, state="done", rounds=rounds, job={"kind": "inference", "tags": list(tags)}, ended_at=1_764_028_800.0)
 
