@@ -16,6 +16,7 @@ _SAMPLING: dict[str, Any] = {
     "stream": {"type": "boolean"}, "stream_options": {"type": "object", "properties": {"include_usage": {"type": "boolean"}}, "additionalProperties": False},
     "structured_outputs": {"type": "object", "description": "One of json, choice and regex"},
     "user": {"type": "string"}, "metadata": {"type": "object"},
+    "reuse": {"type": "boolean", "description": "Ours: a reply kept from an equal question of this tenant will do, and this one is kept"},
 }
 _MESSAGE = {"type": "object", "required": ["role", "content"], "additionalProperties": False, "properties": {
     "role": {"enum": ["system", "developer", "user", "assistant"]},
@@ -30,7 +31,8 @@ _TEXTS = {"oneOf": [{"type": "string", "minLength": 1}, {"type": "array", "minIt
 COMPLETION: dict[str, Any] = {"type": "object", "required": ["model", "prompt"], "additionalProperties": False, "properties": {
     "model": _MODEL, "prompt": _TEXTS, "suffix": {"type": "string"}, "logprobs": {"type": "integer", "minimum": 0, "maximum": 20}, **_SAMPLING}}
 EMBEDDING: dict[str, Any] = {"type": "object", "required": ["model", "input"], "additionalProperties": False, "properties": {
-    "model": _MODEL, "input": _TEXTS, "encoding_format": {"enum": ["float", "base64"]}, "user": {"type": "string"}}}
+    "model": _MODEL, "input": _TEXTS, "encoding_format": {"enum": ["float", "base64"]}, "user": {"type": "string"},
+    "reuse": {"type": "boolean"}}}
 TEAM: dict[str, Any] = {"oneOf": [
     {"type": "object", "required": ["model"], "additionalProperties": False, "properties": {"model": _MODEL}},
     {"type": "object", "required": ["pattern", "members"], "additionalProperties": False, "properties": {

@@ -1,10 +1,16 @@
--- The result is in S3: the job leaves the ledger, and whoever waits is told. ARGV: job, state, kind, conflicts, its dead letter (JSON) or ''.
+-- The result is in S3: the job leaves the ledger, and whoever waits is told. ARGV: job, state, kind, conflicts, its dead letter (JSON) or '',
+-- what it used (JSON) or ''.
 frees()
 local job, state = ARGV[1], ARGV[2]
 if redis.call('EXISTS', J(job)) == 0 then return 0 end
 local cur = redis.call('HGET', J(job), 'cur')
 local tags = redis.call('HGET', J(job), 'tg')
 for _, tag in ipairs(tags and cjson.decode(tags) or {}) do redis.call('SREM', P .. 'tag:' .. tag, job) end
+if ARGV[6] ~= '' then
+  local usage = cjson.decode(ARGV[6])
+  settled(job, usage.tokens)
+  used(usage)
+else settled(job, 0) end
 redis.call('UNLINK', J(job))
 redis.call('ZREM', P .. 'later', job)
 redis.call('ZREM', P .. 'jobs', job)
