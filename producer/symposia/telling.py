@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from symposia_shared.archive import checked_id
 from symposia_shared.errors import BadInput, Busy
+from symposia_shared.jobs import Job
 from symposia_shared.ledger.outbox import Outbox
 from symposia_shared.notices.targets import Network, read_target
 from symposia_shared.notices.wishes import LinkedTask, Wish
 
 if TYPE_CHECKING:
     from celery.canvas import Signature
+
+    from symposia.client import Client
+    from symposia.handle import Handle
 
 #: what of a signature's options is sent with it; its queue and the like are settled by its app's routes when it is linked
 OPTIONS = frozenset({"countdown", "expires", "priority", "time_limit", "soft_time_limit", "headers", "shadow"})
@@ -45,6 +51,17 @@ def wished(outbox: Outbox, job_id: str, wish: Wish, taken: BadInput) -> Iterator
     except (BadInput, Busy):  # of any other error it is not known whether the job was recorded; without one the wish expires
         outbox.withdraw(job_id)
         raise
+
+
+def submit_wishing(client: Client, job: Job, wish: Wish, *, job_id: str | None, idempotency_key: str | None, **when: Any) -> Handle:
+    """Record a job and whom to tell of its end. Where the key was used before, that job's own wish stands."""
+    chosen = checked_id(job_id or uuid.uuid4().hex)
+    taken = BadInput(f"a job {chosen!r} was submitted before.", field="job_id", value=chosen, remedy="Submit under another id.")
+    with wished(client.outbox, chosen, wish, taken):
+        handle = client.submit(job, job_id=chosen, idempotency_key=idempotency_key, **when)
+    if handle.job_id != chosen:
+        client.outbox.withdraw(chosen)
+    return handle
 
 
 def linked(signature: Signature[Any] | None, field: str, own_broker: str) -> LinkedTask | None:

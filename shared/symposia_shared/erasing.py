@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from symposia_shared.archive import Archive
 from symposia_shared.errors import NotYet, UnknownJob
 from symposia_shared.ledger import Ledger, away
+from symposia_shared.reuse import Replies
 from symposia_shared.values import Value
 
 #: ms after which the papers of an erased job are looked for once more: a pool may have been writing a reply when they were erased
@@ -21,7 +22,8 @@ class Erased(Value):
     """What was erased of a job: how many copies, by what kept them."""
 
     job_id: str
-    #: s3 (its papers), ledger (its entries in Redis), notices (to be sent, or kept), and what joined by ``keeps_copies``
+    #: s3 (its papers), ledger (its entries in Redis), notices (to be sent, or kept), replies (kept to be
+    #: given again), and what joined by ``keeps_copies``
     copies: dict[str, int]
 
     @property
@@ -107,5 +109,11 @@ def _notices(places: Places, job_id: str) -> int:
             return int(pipe.execute()[0])
 
 
+def _replies(places: Places, job_id: str) -> int:
+    """Kept replies that were made in the job, or that its turns were answered with; its transcript names them."""
+    result = places.archive.result(job_id)
+    return 0 if result is None else len(Replies(places.archive.store, life_s=0.0).erase_of(result))
+
+
 #: what keeps copies of jobs, in the order in which they are erased
-ERASERS: dict[str, Eraser] = {"notices": _notices, "ledger": _entries, "s3": _papers}
+ERASERS: dict[str, Eraser] = {"replies": _replies, "notices": _notices, "ledger": _entries, "s3": _papers}

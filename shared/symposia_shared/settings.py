@@ -39,6 +39,10 @@ class LimitSettings(BaseModel):
     jobs: int = Field(500_000, ge=1)
     #: share of Redis' maxmemory
     memory: float = Field(0.8, gt=0.0, le=1.0)
+    #: seconds for which an idempotency key is known, after the time its jobs may take
+    idempotency_s: float = Field(86_400.0, ge=1.0, le=90 * 86_400.0)
+    #: seconds for which a reply is kept to be given again
+    reuse_s: float = Field(7 * 86_400.0, ge=1.0, le=400 * 86_400.0)
 
 
 class ApiSettings(BaseModel):
@@ -60,6 +64,10 @@ class ApiSettings(BaseModel):
     max_member_rounds: int = Field(100, ge=1)
     #: new tokens of one answer; None: to the end of the context
     max_tokens: int | None = Field(None, ge=1, le=1_000_000)
+    #: bytes of a request's headers together
+    max_header_bytes: int = Field(32_768, ge=1_024, le=1_048_576)
+    #: whether a request that does not say is answered with kept replies where it can be
+    reuse: bool = False
 
 
 class WebhookSettings(BaseModel):
@@ -93,8 +101,6 @@ class RetentionSettings(BaseModel):
     transcripts_days: float | None = Field(30.0, gt=0.0)
     #: uploaded files, and batches' output
     files_days: float | None = Field(30.0, gt=0.0)
-    #: replies kept to be used again
-    replies_days: float | None = Field(7.0, gt=0.0)
     #: notices that were delivered or given up
     notices_days: float | None = Field(7.0, gt=0.0)
     #: seconds between two sweeps

@@ -34,7 +34,8 @@ from symposia_worker.engines.client import EngineProcess
 from symposia_worker.engines.openai.endpoint import Endpoint
 from symposia_worker.engines.protocol import EngineChoice, Mode
 from symposia_worker.notices.teller import Teller
-from symposia_worker.pool import Placement, Pool
+from symposia_worker.placement import Placement
+from symposia_worker.pool import Pool
 from symposia_worker.sweeping import Sweeper
 from symposia_worker.tasks import coordinator_tasks, pool_tasks
 
@@ -87,7 +88,7 @@ def run_coordinator(settings: Settings, *, name: str) -> int:
     app = celery_app(settings, role="worker")
     ledger, archive = _seams(settings)
     coordinator = Coordinator(name=name, ledger=ledger, course=Course(ledger, archive, CeleryCanvas(app), Doorbell(app)), watch=_watching(),
-                              limits=settings.limits, beside=(Teller(ledger, archive, settings), Sweeper(ledger, archive, settings.retention)))
+                              limits=settings.limits, beside=(Teller(ledger, archive, settings), Sweeper(ledger, archive, settings)))
     coordinator_tasks(app, coordinator)
 
     class Running:
@@ -132,7 +133,7 @@ class _PoolProgram:
 
     def __init__(self, app: Celery, settings: Settings, plan: PoolPlan, ledger: Ledger, archive: Archive) -> None:
         self.plan, self.ledger = plan, ledger
-        self.folder = settings.dir
+        self.folder, self.reuse_s = settings.dir, settings.limits.reuse_s
         environ = plan.endpoint.environ(plan.key) if plan.endpoint else None
         self.engine = EngineProcess(plan.device, _memory(plan), threads=plan.threads, on_death=self._died, environ=environ)
         self.course = Course(ledger, archive, CeleryCanvas(app), Doorbell(app))
@@ -152,12 +153,12 @@ class _PoolProgram:
                 log.error("%s is not taken up: %s", model, error)
                 self.ledger.refuse(self.plan.name, model, str(error))
         if self.plan.test_models:
-            models["test/*"] = {"queue": TEST_QUEUE, "capabilities": list(SCRIPTED_CAN)}
+            models["test/*"] = {"queue": TEST_QUEUE, "capabilities": list(SCRIPTED_CAN), "revision": "scripted"}
         models[CHECKS] = {"queue": CHECK_QUEUE}
         self.pool = Pool(
             name=self.plan.name, device=self.plan.device, slots=self.plan.concurrency, ledger=self.ledger, archive=self.archive, course=self.course,
             bell=self.bell, engine=self.engine, placement=Placement(models), origin=self.plan.origin, watch=_watching(),
-            adopt=self._take_up, rests_for=ENDPOINT_FAULTS if self.plan.endpoint else frozenset(),
+            adopt=self._take_up, rests_for=ENDPOINT_FAULTS if self.plan.endpoint else frozenset(), reuse_s=self.reuse_s,
         )
         pool_tasks(self.app, self.pool)
         self.pool.start()
@@ -190,7 +191,7 @@ class _PoolProgram:
         log.info("loaded %s on %s %s: %.0f MB in %.1f s", model, seat.engine, seat.mode, loaded.bytes / 1e6, loaded.seconds)
         return {"queue": queue_for(model), "context": loaded.context, "longest_token_bytes": manifest.facts.longest_token_bytes,
                 "instruct": loaded.instruct, "capabilities": list(loaded.capabilities), "params_b": round(manifest.facts.parameters / 1e9, 4),
-                "engine": seat.engine, "mode": seat.mode}
+                "engine": seat.engine, "mode": seat.mode, "revision": models.require(seat.stored).revision}
 
     def _load_remote(self, model: str) -> dict[str, object]:
         """Nothing is fetched: the endpoint has it."""

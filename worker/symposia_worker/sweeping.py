@@ -9,8 +9,9 @@ from symposia_shared.archive import Archive
 from symposia_shared.erasing import Places
 from symposia_shared.errors import Unavailable
 from symposia_shared.ledger import Ledger
-from symposia_shared.retention import begin, sweep
-from symposia_shared.settings import RetentionSettings
+from symposia_shared.retention import begin, has_a_life, sweep
+from symposia_shared.reuse import Replies
+from symposia_shared.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -21,8 +22,10 @@ LOOK_S = 30.0
 class Sweeper:
     """One thread; of several coordinators' one sweeps at a time."""
 
-    def __init__(self, ledger: Ledger, archive: Archive, lives: RetentionSettings) -> None:
-        self.places, self.lives = Places(ledger, archive), lives
+    def __init__(self, ledger: Ledger, archive: Archive, settings: Settings) -> None:
+        self.places, self.lives = Places(ledger, archive), settings.retention
+        replies = Replies(archive.store, life_s=settings.limits.reuse_s)
+        has_a_life("kept replies", lambda *_: len(replies.prune()))
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="retention", daemon=True)
 

@@ -70,7 +70,8 @@ async def _within(request: Request, most: int) -> bytes:
                 break
             parts.append(part)
     if size > most:
-        raise refused(413, f"the body has more than {most:,} bytes, which is the most that is read.", code="request_too_large")
+        raise refused(413, f"the body has more than {most:,} bytes, which is the most that is read (SYMPOSIA_API__MAX_BODY_BYTES).",
+                      code="request_too_large")
     return b"".join(parts)
 
 

@@ -14,12 +14,17 @@ from fastapi import Request
 
 from symposia.api.ears import Ears
 from symposia.api.faults import HttpFault, fault_in, refused
+from symposia.api.tenancy import tell, tokens_of
 from symposia.client import Client
 from symposia.handle import Handle
+from symposia.once import Submitted, life_ms, submit_behind
 from symposia.telling import wish_of, wished
-from symposia_shared.errors import BadInput, NotYet, SymposiaError
+from symposia_shared.errors import BadInput, Busy, NotYet, SymposiaError, Unavailable
 from symposia_shared.jobs import Job
+from symposia_shared.ledger.allowances import found_once
+from symposia_shared.ledger.gate import Gate, Once
 from symposia_shared.ledger.tenants import Keys
+from symposia_shared.ledger.usage import TENANT_TAG
 from symposia_shared.results import Result
 from symposia_shared.settings import ApiSettings
 
@@ -36,7 +41,7 @@ GONE_LOOK_S = 1.0
 
 def tenant_tag(tenant: str) -> str:
     """The tag that says whose a job is. As its first tag it names the party among which a queue is shared fairly."""
-    return f"tenant:{tenant}"
+    return TENANT_TAG + tenant
 
 
 @dataclass(slots=True)
@@ -54,29 +59,45 @@ class Desk:
 
     async def submit(self, key: ApiKey, jobs: Sequence[Job], job_ids: Sequence[str], *, stream: bool = False, background: bool = False,
                      webhook: str | None = None) -> list[Handle]:
-        """Record jobs for a tenant. Either all are recorded, or none goes on. ``background``: nobody waits for them. ``webhook`` is told of
-        each one's end.
+        """Record jobs for a tenant, within its limits: all or none. ``background``: nobody waits for them. ``webhook`` is told of each one's end.
 
-        Raises what ``Client.submit`` raises.
+        Raises Limited, and what ``Client.submit`` raises.
         """
+        return (await self.ask(key, jobs, job_ids, stream=stream, background=background, webhook=webhook)).handles
+
+    async def ask(self, key: ApiKey, jobs: Sequence[Job], job_ids: Sequence[str], *, stream: bool = False, once: Once | None = None,
+                  request: Request | None = None, background: bool = False, webhook: str | None = None) -> Submitted:
+        """The same behind an idempotency key; ``request``'s answer is told what is left of the tenant's minute."""
         more = {"tags": (tenant_tag(key.tenant),), "priority": "normal" if background else "interactive",
                 "deadline_s": self.limits.background_timeout_s if background else self.limits.timeout_s}
-        return await asyncio.to_thread(self._submit, [job.model_copy(update=more) for job in jobs], job_ids, stream, webhook)
+        submitted = await asyncio.to_thread(self._ask, key.tenant, [job.model_copy(update=more) for job in jobs], job_ids, stream, once, webhook)
+        if request is not None:
+            tell(request, submitted)
+        return submitted
 
-    def _submit(self, jobs: Sequence[Job], job_ids: Sequence[str], stream: bool, webhook: str | None) -> list[Handle]:
+    def _ask(self, tenant: str, jobs: Sequence[Job], job_ids: Sequence[str], stream: bool, once: Once | None, webhook: str | None) -> Submitted:
+        before = found_once(self.client.ledger, once) if once is not None else None
+        if before is not None:
+            return Submitted([Handle(self.client, job_id) for job_id in before.job_ids], before=before)
         with ExitStack() as stack:
             for job_id in job_ids if webhook is not None else ():
                 wish = wish_of(webhook=webhook, broker=self.client.settings.broker, allowed=self.client.settings.webhooks.networks)
                 stack.enter_context(wished(self.client.outbox, job_id, wish, BadInput(f"a job {job_id!r} was submitted before.")))
-            return self._recorded(jobs, job_ids, stream)
+            submitted = self._recorded(tenant, jobs, job_ids, stream, once)
+        if submitted.before is not None and webhook is not None:  # recorded by another process meanwhile: its wish stands
+            for job_id in job_ids:
+                self.client.outbox.withdraw(job_id)
+        return submitted
 
-    def _recorded(self, jobs: Sequence[Job], job_ids: Sequence[str], stream: bool) -> list[Handle]:
+    def _recorded(self, tenant: str, jobs: Sequence[Job], job_ids: Sequence[str], stream: bool, once: Once | None) -> Submitted:
         records = [self.client.record_of(job_id, job, stream=stream) for job_id, job in zip(job_ids, jobs, strict=True)]
+        gate = Gate(tenant=tenant, tokens=tuple(tokens_of(job) for job in jobs), once=once, life_ms=life_ms(self.client, records))
         try:
-            return self.client.submit_records(records)
-        except SymposiaError:
-            with suppress(SymposiaError):
-                self.client.cancel_many(job_ids)
+            return submit_behind(self.client, records, gate)
+        except Unavailable as error:
+            if once is None and not isinstance(error, Busy):  # they may have been recorded, and nobody will ask for them
+                with suppress(SymposiaError):
+                    self.client.cancel_many(job_ids)
             raise
 
     async def result(self, handle: Handle) -> Result:
@@ -87,8 +108,11 @@ class Desk:
             await self.cancel([handle.job_id])
             raise
 
-    async def answers(self, handles: Sequence[Handle], request: Request) -> list[Result]:
-        """The results of all jobs of a request. Raises HttpFault for the first that failed; the others, and all where nobody waits any more, are cancelled."""
+    async def answers(self, handles: Sequence[Handle], request: Request, *, keep: bool = False) -> list[Result]:
+        """The results of all jobs of a request. Raises HttpFault for the first that failed; the others, and all where nobody waits any more, are cancelled.
+
+        ``keep``: they go on, for they will be asked for again.
+        """
         waits = [asyncio.create_task(self._answer(handle)) for handle in handles]
         ids = [handle.job_id for handle in handles]
         try:
@@ -102,7 +126,8 @@ class Desk:
         except BaseException:
             for task in waits:
                 task.cancel()
-            self.cancel_later(ids)
+            if not keep:
+                self.cancel_later(ids)
             raise
         return [task.result() for task in waits]
 

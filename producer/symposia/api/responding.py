@@ -20,6 +20,7 @@ from symposia.handle import Handle
 from symposia_shared.archive import checked_id
 from symposia_shared.errors import BadInput, SymposiaError
 from symposia_shared.jobs import Job
+from symposia_shared.ledger.gate import Once, once_of
 from symposia_shared.ledger.tenants import ApiKey
 from symposia_shared.openai.collaborations import Asked
 from symposia_shared.openai.response_bodies import STATUS, Events, response_body
@@ -92,24 +93,27 @@ async def asked(desk: Desk, key: ApiKey, body: Mapping[str, Any]) -> tuple[Respo
     return record, wanted.job if isinstance(wanted, Asked) else wanted.jobs[0]
 
 
-async def answer(desk: Desk, key: ApiKey, record: ResponseRecord, job: Job, request: Request) -> Response:
+async def answer(desk: Desk, key: ApiKey, record: ResponseRecord, job: Job, request: Request, once: Once | None) -> Response:
     """Run a response to its end, or leave it in the background."""
-    handles = await _submit(desk, key, record, job, streamed=record.background)
+    record, handles = await _submit(desk, key, record, job, request, once, streamed=record.background)
     if record.background:
-        return JSONResponse(body_of(record, "queued", None))
-    (result,) = await desk.answers(handles, request)
+        return JSONResponse(await asyncio.to_thread(standing, desk, record))
+    (result,) = await desk.answers(handles, request, keep=once is not None)
     _forget(desk, record)
     return JSONResponse(body_of(record, result.state, result))
 
 
-async def stream(desk: Desk, key: ApiKey, record: ResponseRecord, job: Job) -> Response:
+async def stream(desk: Desk, key: ApiKey, record: ResponseRecord, job: Job, request: Request, once: Once | None) -> Response:
     """Run a response, its events sent as they come. One in the background goes on when nobody reads it any more."""
     stack = AsyncExitStack()
     queue: asyncio.Queue[Any] = asyncio.Queue()
     try:
         await stack.enter_async_context(desk.ears.listen([record.job_id], queue))
-        await _submit(desk, key, record, job, streamed=True)
-        if not record.background:
+        asked_for = record.job_id
+        record, _ = await _submit(desk, key, record, job, request, once, streamed=True)
+        if record.job_id != asked_for:
+            await stack.enter_async_context(desk.ears.listen([record.job_id], queue))
+        if not record.background and once is None:
             stack.callback(desk.cancel_later, [record.job_id])
     except BaseException:
         await stack.aclose()
@@ -150,21 +154,36 @@ def _told(events: Events, told: Told) -> list[str]:
     return list(events.ended(told.result, fault))
 
 
+def once_of_response(request: Request, key: ApiKey, body: Mapping[str, Any], record: ResponseRecord) -> Once | None:
+    """The idempotency key of a request, None where it has none. Raises BadInput."""
+    given = request.headers.get("idempotency-key")
+    if given is None:
+        return None
+    return once_of(key.tenant, given, {"endpoint": "/v1/responses", "body": body}, told={"id": record.id, "created": record.created_at})
+
+
 def _forget(desk: Desk, record: ResponseRecord) -> None:
     """What was not to be stored is erased once it was answered, where nobody is still to be told of it; if that fails, by the end of its life."""
     if not record.store and "webhook" not in record.metadata:
         desk.erase_later(record.job_id)
 
 
-async def _submit(desk: Desk, key: ApiKey, record: ResponseRecord, job: Job, *, streamed: bool) -> list[Handle]:
-    """Keep the response, then record its job: one without the other is never found."""
+async def _submit(desk: Desk, key: ApiKey, record: ResponseRecord, job: Job, request: Request, once: Once | None, *,
+                  streamed: bool) -> tuple[ResponseRecord, list[Handle]]:
+    """Keep the response, then record its job: one without the other is never found. Where its idempotency key was used before, that response."""
     store, paper = desk.client.archive.store, key_of(record.job_id)
     if record.store:
         await asyncio.to_thread(store.put, paper, record.to_json().encode())
     try:
-        return await desk.submit(key, [job], [record.job_id], stream=streamed, background=record.background,
-                                 webhook=record.metadata.get("webhook"))
+        submitted = await desk.ask(key, [job], [record.job_id], stream=streamed, background=record.background, once=once, request=request,
+                                   webhook=record.metadata.get("webhook"))
     except SymposiaError:
         if record.store:
             await asyncio.to_thread(store.delete, paper)
         raise
+    before = submitted.before
+    if before is not None:
+        if record.store:
+            await asyncio.to_thread(store.delete, paper)
+        record = record.model_copy(update={"job_id": before.job_ids[0], "created_at": float(before.told["created"])})
+    return record, submitted.handles

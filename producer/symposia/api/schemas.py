@@ -18,6 +18,7 @@ _SAMPLING: dict[str, Any] = {
     "stream": {"type": "boolean"}, "stream_options": {"type": "object", "properties": {"include_usage": {"type": "boolean"}}, "additionalProperties": False},
     "structured_outputs": {"type": "object", "description": "One of json, choice and regex"},
     "user": {"type": "string"}, "metadata": {"type": "object"},
+    "reuse": {"type": "boolean", "description": "Ours: a reply kept from an equal question of this tenant will do, and this one is kept"},
 }
 _MESSAGE = {"type": "object", "required": ["role", "content"], "additionalProperties": False, "properties": {
     "role": {"enum": ["system", "developer", "user", "assistant"]},
@@ -32,7 +33,8 @@ _TEXTS = {"oneOf": [{"type": "string", "minLength": 1}, {"type": "array", "minIt
 COMPLETION: dict[str, Any] = {"type": "object", "required": ["model", "prompt"], "additionalProperties": False, "properties": {
     "model": _MODEL, "prompt": _TEXTS, "suffix": {"type": "string"}, "logprobs": {"type": "integer", "minimum": 0, "maximum": 20}, **_SAMPLING}}
 EMBEDDING: dict[str, Any] = {"type": "object", "required": ["model", "input"], "additionalProperties": False, "properties": {
-    "model": _MODEL, "input": _TEXTS, "encoding_format": {"enum": ["float", "base64"]}, "user": {"type": "string"}}}
+    "model": _MODEL, "input": _TEXTS, "encoding_format": {"enum": ["float", "base64"]}, "user": {"type": "string"},
+    "reuse": {"type": "boolean"}}}
 _ITEM = {"type": "object", "required": ["role", "content"], "properties": {"type": {"const": "message"}, "role": {"enum": [
     "system", "developer", "user", "assistant"]}, "content": {"oneOf": [{"type": "string"}, {"type": "array", "items": {
         "type": "object", "required": ["type", "text"], "properties": {"type": {"enum": ["input_text", "output_text"]}, "text": {"type": "string"}}}}]}}}

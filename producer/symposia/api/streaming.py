@@ -8,13 +8,16 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, aclosing, suppress
 from typing import Any
 
+from fastapi import Request as HttpRequest
 from fastapi.responses import StreamingResponse
 
 from symposia.api.desk import Desk
 from symposia.api.faults import HttpFault, fault_in
 from symposia.api.following import ROUND_LOOK_S, Closed, Ended, Silence, Told, Word, follow
+from symposia.api.tenancy import told_again
 from symposia.handle import Handle
 from symposia_shared.errors import SymposiaError
+from symposia_shared.ledger.gate import Once
 from symposia_shared.ledger.tenants import ApiKey
 from symposia_shared.openai.chunks import DONE, Chunks, error_event
 from symposia_shared.openai.collaborations import NO_VERDICT, Asked, bill_usage, extension, round_extension
@@ -39,15 +42,22 @@ def sse(events: AsyncIterator[str]) -> StreamingResponse:
     return StreamingResponse(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
 
 
-async def stream_prompts(desk: Desk, key: ApiKey, asked: Request, chunks: Chunks, webhook: str | None = None) -> StreamingResponse:
-    """The choices of a request as they are made. Raises what a submit raises, and HttpFault for what fails at once."""
+async def stream_prompts(desk: Desk, key: ApiKey, asked: Request, chunks: Chunks, *, request: HttpRequest, once: Once | None = None,
+                         webhook: str | None = None) -> StreamingResponse:
+    """The choices of a request as they are made. Raises what a submit raises, and HttpFault for what fails at once.
+
+    With an idempotency key the jobs go on when the client goes; a repetition is sent the recorded answers, each whole.
+    """
     ids = desk.new_ids(len(asked.jobs))
     queue: asyncio.Queue[Any] = asyncio.Queue()
     stack = AsyncExitStack()
     try:
         await stack.enter_async_context(desk.ears.listen(ids, queue))
-        stack.callback(desk.cancel_later, ids)  # of those that have ended nothing comes of it
-        handles = await desk.submit(key, asked.jobs, ids, stream=True, webhook=webhook)
+        if once is None:
+            stack.callback(desk.cancel_later, ids)  # of those that have ended nothing comes of it
+        submitted = await desk.ask(key, asked.jobs, ids, stream=True, once=once, request=request, webhook=webhook)
+        handles, chunks = submitted.handles, told_again(chunks, submitted.before)
+        ids = [handle.job_id for handle in handles]
         waits = [asyncio.create_task(_ended(desk, handle, queue)) for handle in handles]
         stack.callback(lambda: [task.cancel() for task in waits])
         first = await _peek(queue)
@@ -118,19 +128,24 @@ def diverged_body(job_id: str) -> dict[str, Any]:
 _OTHERWISE = "the answer was begun again after its device was lost, and came out otherwise than what was sent; the recorded one is at /v1/jobs/{}."
 
 
-async def stream_team(desk: Desk, key: ApiKey, asked: Asked, chunks: Chunks, webhook: str | None = None) -> StreamingResponse:
+async def stream_team(desk: Desk, key: ApiKey, asked: Asked, chunks: Chunks, *, request: HttpRequest, once: Once | None = None,
+                      webhook: str | None = None) -> StreamingResponse:
     """A collaboration's rounds as they close, and its verdict as it is written, or once it is decided."""
-    (job_id,) = ids = desk.new_ids(1)
+    ids = desk.new_ids(1)
     queue: asyncio.Queue[Any] = asyncio.Queue()
     stack = AsyncExitStack()
     try:
         await stack.enter_async_context(desk.ears.listen(ids, queue))
-        (handle,) = await desk.submit(key, [asked.job], ids, stream=True, webhook=webhook)
-        stack.callback(desk.cancel_later, ids)
+        submitted = await desk.ask(key, [asked.job], ids, stream=True, once=once, request=request, webhook=webhook)
+        (handle,), chunks = submitted.handles, told_again(chunks, submitted.before)
+        if once is None:
+            stack.callback(desk.cancel_later, ids)
+        if handle.job_id not in ids:
+            await stack.enter_async_context(desk.ears.listen([handle.job_id], queue))
     except BaseException:
         await stack.aclose()
         raise
-    return sse(guarded(_rounds(job_id, asked, chunks, follow(desk, handle, queue)), stack))
+    return sse(guarded(_rounds(handle.job_id, asked, chunks, follow(desk, handle, queue)), stack))
 
 
 async def _rounds(job_id: str, asked: Asked, chunks: Chunks, telling: AsyncGenerator[Told, None]) -> AsyncGenerator[str, None]:

@@ -26,9 +26,9 @@ async def create(request: Request) -> Response:
     streamed = body.get("stream")
     if not isinstance(streamed, bool | None):
         raise refused(400, f"'stream' is {streamed!r}. Give true or false.", code="invalid_value", param="stream")
-    if streamed:
-        return await responding.stream(desk, key, record, job)
-    return await responding.answer(desk, key, record, job, request)
+    once = responding.once_of_response(request, key, body, record)
+    run = responding.stream if streamed else responding.answer
+    return await run(desk, key, record, job, request, once)
 
 
 async def retrieve(request: Request, response_id: str) -> Response:

@@ -1,4 +1,5 @@
--- The result is in S3: the job leaves the ledger, and whoever waits is told. ARGV: job, state, kind, conflicts, its dead letter (JSON) or ''.
+-- The result is in S3: the job leaves the ledger, and whoever waits is told. ARGV: job, state, kind, conflicts, its dead letter (JSON) or '',
+-- what it used (JSON) or ''.
 frees()
 
 -- Somebody wished to be told of this end, or its tenant of every end but those of a batch's lines: notices are to be made.
@@ -19,6 +20,11 @@ local cur = redis.call('HGET', J(job), 'cur')
 local tags = redis.call('HGET', J(job), 'tg')
 for _, tag in ipairs(tags and cjson.decode(tags) or {}) do redis.call('SREM', P .. 'tag:' .. tag, job) end
 tell(job, tags and cjson.decode(tags) or {})
+if ARGV[6] ~= '' then
+  local usage = cjson.decode(ARGV[6])
+  settled(job, usage.tokens)
+  used(usage)
+else settled(job, 0) end
 redis.call('UNLINK', J(job))
 redis.call('ZREM', P .. 'later', job)
 redis.call('ZREM', P .. 'jobs', job)
