@@ -33,7 +33,8 @@ from symposia_worker.course import Course
 from symposia_worker.engines.client import EngineProcess
 from symposia_worker.engines.openai.endpoint import Endpoint
 from symposia_worker.engines.protocol import EngineChoice, Mode
-from symposia_worker.pool import Placement, Pool
+from symposia_worker.placement import Placement
+from symposia_worker.pool import Pool
 from symposia_worker.tasks import coordinator_tasks, pool_tasks
 
 log = logging.getLogger(__name__)
