@@ -14,7 +14,7 @@ from symposia_worker.stack.amounts import shown
 
 COLOURS = ("#3b6ea5", "#c46f3b", "#4f8f5b", "#8b5fa8", "#b0923c", "#4a9a9c", "#a8505f", "#6d6d6d")
 #: columns of a bar in the terminal; checkpoints named in a legend
-WIDTH, NAMED = 28, 8
+WIDTH, NAMED = 22, 8
 
 
 def drawn(problem: Problem, plan: Plan) -> RenderableType:
@@ -38,7 +38,7 @@ def _memory(site: Site, plan: Plan) -> Text:
 
 def _load(problem: Problem, plan: Plan, site: Site) -> Text:
     load = plan.load(site.pool)
-    told = f" {load:.0%}" if problem.absolute else f" {load / (plan.peak or 1):.2f} of the peak"
+    told = f" {load:.0%}" if problem.absolute else f" {load / (plan.peak or 1):.2f} of peak"
     return Text("▇" * round(8 * load / (plan.peak or 1)) + told, style="bold" if load >= plan.peak * 0.999 else "")
 
 

@@ -1,0 +1,84 @@
+"""The desired placement at run time: pools load and give up checkpoints without a restart, and after they were away."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from stack import Stack, running_stack, wait_for
+
+from checkpoints import facts
+from symposia import Inference
+from symposia_shared.ledger.desired import Assigned, Desired
+from symposia_shared.turns import Completion
+from symposia_worker.models.store import ModelStore
+from tiny import tiny_checkpoint
+
+POOLS = ("pool-cpu-0", "pool-cpu-1")
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Stack:  # type: ignore[misc]
+    """Two pools of one machine, and three stored checkpoints that neither serves."""
+    folder = tmp_path_factory.mktemp("placement")
+    with running_stack(folder / "stack", "--devices", "cpu:0=300MB,cpu:1=300MB", "--no-flower", "--no-api", "--engine", "torch") as stack:
+        for seed, name in enumerate(("a", "b", "c")):
+            tiny_checkpoint(folder / name, "llama", chat=True, seed=seed)
+            ModelStore(stack.client.archive.store).push(folder / name, f"lab/{name}", facts=facts(
+                model_type="llama", context=512, capabilities=("generate", "instruct")))
+        yield stack
+
+
+def served(stack: Stack) -> dict[str, set[str]]:
+    beats = stack.client.ledger.workers()
+    return {pool: set(beats[pool]["models"]) for pool in POOLS if pool in beats}
+
+
+def answered_by(stack: Stack, model: str) -> str:
+    result = stack.client.submit(Inference(model=model, prompt="hello", sampling={"max_tokens": 4})).result(60)
+    assert isinstance(result.completion, Completion)
+    return result.completion.pool
+
+
+def test_pools_come_to_what_is_desired_as_they_run_and_a_move_leaves_no_moment_unserved(lab: Stack) -> None:
+    pids = [p["pid"] for p in lab.json("info")["processes"] if p["role"] == "pool"]
+    # Given a plan by the command, put in force
+    said = lab.run("plan", "--devices", "cpu:0=300MB,cpu:1=300MB", "--model", "lab/a=100", "--model", "lab/b=50", "--apply", "--wait", "60").stdout
+    assert "in force as version 1" in said
+    assert all(f"{pool} is at this version" in said for pool in POOLS), said
+    assert {m for models in served(lab).values() for m in models} == {"lab/a", "lab/b"}
+    assert answered_by(lab, "lab/a") in POOLS
+    # When all of it moves to the first pool, another follows, and one is in bfloat16
+    desired = Desired(lab.client.ledger)
+    desired.write({POOLS[0]: [Assigned(checkpoint="lab/a", precision="bfloat16"), Assigned(checkpoint="lab/c")], POOLS[1]: []})
+    wait_for(lambda: served(lab) == {POOLS[0]: {"lab/a", "lab/c"}, POOLS[1]: set()})
+    assert answered_by(lab, "lab/a") == answered_by(lab, "lab/c") == POOLS[0]
+    assert lab.client.ledger.placed()["lab/a"]["precision"] == "bfloat16"
+    # Then what is nowhere is refused at submit, and no pool was started again for any of it
+    assert "lab/b" not in lab.client.ledger.placed()
+    assert [p["pid"] for p in lab.json("info")["processes"] if p["role"] == "pool"] == pids
+
+
+def test_a_pool_that_was_away_reads_the_placement_that_holds_when_it_comes_back(lab: Stack) -> None:
+    pid = next(p["pid"] for p in lab.json("info")["processes"] if p["role"] == "pool" and p["device"] == "cpu:1")
+    os.kill(pid, signal.SIGKILL)
+    version = Desired(lab.client.ledger).write({POOLS[0]: [Assigned(checkpoint="lab/c")], POOLS[1]: [Assigned(checkpoint="lab/b")]})
+    wait_for(lambda: served(lab) == {POOLS[0]: {"lab/c"}, POOLS[1]: {"lab/b"}})
+    wait_for(lambda: all(lab.client.ledger.workers()[pool]["placement"] == version for pool in POOLS))
+    assert answered_by(lab, "lab/b") == POOLS[1]
+
+
+def test_what_cannot_be_loaded_is_refused_with_the_numbers_and_holds_nothing_up(lab: Stack, tmp_path: Path) -> None:
+    tiny_checkpoint(tmp_path / "big", "llama", chat=True, seed=9, hidden_size=1024, intermediate_size=8192, num_hidden_layers=4,
+                    num_attention_heads=8, num_key_value_heads=8)
+    ModelStore(lab.client.archive.store).push(tmp_path / "big", "lab/big", facts=facts(model_type="llama", context=512, capabilities=("generate",)))
+    version = Desired(lab.client.ledger).write({POOLS[0]: [Assigned(checkpoint="lab/big"), Assigned(checkpoint="lab/a")], POOLS[1]: []})
+    wait_for(lambda: lab.client.ledger.workers()[POOLS[0]]["placement"] == version)
+    assert served(lab)[POOLS[0]] == {"lab/a"}
+    said = lab.run("plan", "--status").stdout
+    assert "refused: lab/big: lab/big as float32 needs" in said
+    # And when the placement is taken back, both serve what they were started with: nothing
+    lab.run("plan", "--release", "--wait", "60")
+    wait_for(lambda: served(lab) == {POOLS[0]: set(), POOLS[1]: set()})
