@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from stack import Stack, running_stack, wait_for
+from stack import Stack, clean_environ, running_stack, wait_for
 
 from checkpoints import facts
 from symposia import Inference
@@ -20,7 +23,7 @@ POOLS = ("pool-cpu-0", "pool-cpu-1")
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Stack:  # type: ignore[misc]
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """Two pools of one machine, and three stored checkpoints that neither serves."""
     folder = tmp_path_factory.mktemp("placement")
     with running_stack(folder / "stack", "--devices", "cpu:0=300MB,cpu:1=300MB", "--no-flower", "--no-api", "--engine", "torch") as stack:
@@ -29,6 +32,14 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Stack:  # type: ignore[misc
             ModelStore(stack.client.archive.store).push(folder / name, f"lab/{name}", facts=facts(
                 model_type="llama", context=512, capabilities=("generate", "instruct")))
         yield stack
+
+
+def planned(stack: Stack, *args: str) -> str:
+    """`symposia plan` on this stack."""
+    command = [sys.executable, "-m", "symposia_worker.commands.plan", *args, "--dir", str(stack.folder)]
+    ran = subprocess.run(command, capture_output=True, text=True, env=clean_environ(), timeout=120, check=False)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    return ran.stdout
 
 
 def served(stack: Stack) -> dict[str, set[str]]:
@@ -45,7 +56,7 @@ def answered_by(stack: Stack, model: str) -> str:
 def test_pools_come_to_what_is_desired_as_they_run_and_a_move_leaves_no_moment_unserved(lab: Stack) -> None:
     pids = [p["pid"] for p in lab.json("info")["processes"] if p["role"] == "pool"]
     # Given a plan by the command, put in force
-    said = lab.run("plan", "--devices", "cpu:0=300MB,cpu:1=300MB", "--model", "lab/a=100", "--model", "lab/b=50", "--apply", "--wait", "60").stdout
+    said = planned(lab, "--devices", "cpu:0=300MB,cpu:1=300MB", "--model", "lab/a=100", "--model", "lab/b=50", "--apply", "--wait", "60")
     assert "in force as version 1" in said
     assert all(f"{pool} is at this version" in said for pool in POOLS), said
     assert {m for models in served(lab).values() for m in models} == {"lab/a", "lab/b"}
@@ -77,8 +88,8 @@ def test_what_cannot_be_loaded_is_refused_with_the_numbers_and_holds_nothing_up(
     version = Desired(lab.client.ledger).write({POOLS[0]: [Assigned(checkpoint="lab/big"), Assigned(checkpoint="lab/a")], POOLS[1]: []})
     wait_for(lambda: lab.client.ledger.workers()[POOLS[0]]["placement"] == version)
     assert served(lab)[POOLS[0]] == {"lab/a"}
-    said = lab.run("plan", "--status").stdout
+    said = planned(lab, "--status")
     assert "refused: lab/big: lab/big as float32 needs" in said
     # And when the placement is taken back, both serve what they were started with: nothing
-    lab.run("plan", "--release", "--wait", "60")
+    planned(lab, "--release", "--wait", "60")
     wait_for(lambda: served(lab) == {POOLS[0]: set(), POOLS[1]: set()})

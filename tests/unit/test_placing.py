@@ -177,7 +177,8 @@ def test_a_problem_is_read_from_a_file_and_flags_have_precedence(tmp_path: Path,
     assert (mine.bytes, mine.copies) == (1_500_000_000, 2)
 
 
-@pytest.mark.parametrize(("name", "text"), [("p.toml", "a = ["), ("p.json", "[1]"), ("p.yaml", "devices: [{device: cpu, memory: much}]"), ("p.yaml", "pools: 3")])
+@pytest.mark.parametrize(("name", "text"), [("p.toml", "a = ["), ("p.json", "[1]"), ("p.yaml", "devices: [{device: cpu, memory: much}]"),
+                                            ("p.yaml", "pools: 3")])
 def test_a_file_that_is_none_is_refused_by_name(tmp_path: Path, name: str, text: str) -> None:
     (tmp_path / name).write_text(text)
     with pytest.raises(BadInput):

@@ -35,6 +35,7 @@ from symposia_worker.course import Course
 from symposia_worker.engines.client import EngineProcess
 from symposia_worker.engines.openai.endpoint import Endpoint
 from symposia_worker.engines.protocol import Dtype, EngineChoice, Mode
+from symposia_worker.joining import await_name
 from symposia_worker.placement import Placement
 from symposia_worker.pool import Pool
 from symposia_worker.reconciling import Grasp, Reconciler
@@ -112,6 +113,7 @@ def run_pool(settings: Settings, plan: PoolPlan) -> int:
     """Run a pool until it is told to stop. Returns the exit code."""
     app = celery_app(settings, role="worker")
     ledger, archive = _seams(settings)
+    _patiently(lambda: await_name(ledger, plan.name, _host()), plan.name)
     running = _PoolProgram(app, settings, plan, ledger, archive)
     models = dict.fromkeys((*(a.checkpoint for a in running.first), *sorted(wanted(ledger, plan.name))))
     queues = [*(queue_for(m) for m in models), *([TEST_QUEUE] if plan.test_models else []), CHECK_QUEUE]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,3 +101,21 @@ def usable_memory() -> int:
     except OSError:
         return physical
     return min(physical, int(limit)) if limit.isdigit() else physical
+
+
+def memory_of(device: str) -> int | None:
+    """What a pool may fill of a device where no budget is named: three quarters of it. None: that of the endpoint or another's to say.
+
+    A GPU's is asked of its driver (``nvidia-smi``), so that no CUDA context is made here. Raises BadInput where it does not say.
+    """
+    if not device.startswith("cuda"):
+        return None
+    numbers = [name.partition(":")[2] or "0" for name in device.split("+")]
+    query = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits", "--id=" + ",".join(numbers)]
+    try:
+        ran = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True)
+        total = sum(int(line) for line in ran.stdout.split()) * 2**20
+    except (OSError, ValueError, subprocess.SubprocessError) as error:
+        raise BadInput(f"the memory of {device} cannot be read ({error}).", field="--memory", value=device,
+                       remedy="Name it: --memory 20GB, or --devices cuda:0=20GB.") from None
+    return total * 3 // 4
