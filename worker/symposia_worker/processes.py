@@ -211,8 +211,8 @@ class _PoolProgram:
                 "engine": seat.engine, "mode": seat.mode, "bytes": loaded.bytes, "precision": "int8" if seat.mode == "fast" else dtype}
 
     def _by(self, precision: str | None) -> dict[str, Any]:
-        """Engine and mode for a precision: 8-bit weights are openvino's, half floats torch's; None leaves it to how the pool was started."""
-        if precision in ("bfloat16", "float16"):
+        """Engine and mode for a precision: 8-bit weights are openvino's, half floats and split devices torch's; None: as the pool was started."""
+        if "+" in self.plan.device or precision in ("bfloat16", "float16"):
             return {"engine": "torch", "mode": "exact"}
         if precision == "int8":
             return {"engine": "openvino", "mode": "fast"}
