@@ -17,18 +17,21 @@ from functools import partial
 from typing import Protocol
 
 from symposia_shared.archive import Archive
-from symposia_shared.broker import Doorbell
+from symposia_shared.broker import Doorbell, placed_as
 from symposia_shared.errors import SymposiaError, Unavailable
 from symposia_shared.jobs import parse_single
 from symposia_shared.ledger import Ledger, Seat
 from symposia_shared.reuse import Replies
 from symposia_shared.turns import LIKENESS, Abstention, Cause, Completion, Timing, Turn
 from symposia_worker.adoption import Adoption
+from symposia_worker.burden import Burden
 from symposia_worker.checks import COMPARER, checked
 from symposia_worker.course import Course
 from symposia_worker.engines.protocol import Pulse
 from symposia_worker.heartbeat import Heartbeat
+from symposia_worker.nudges import Nudges
 from symposia_worker.placement import Placement
+from symposia_worker.reconciling import Reconciler
 from symposia_worker.recorder import Recorder
 from symposia_worker.reusing import Reusing
 from symposia_worker.revival import Revival
@@ -71,10 +74,12 @@ class Pool:
 
     def __init__(self, *, name: str, device: str, slots: int, ledger: Ledger, archive: Archive, course: Course, bell: Doorbell, engine: EngineSeat,
                  placement: Placement, origin: str = "", watch: bool = True, adopt: Callable[[str], dict[str, object]] | None = None,
-                 rests_for: frozenset[Cause] = frozenset(), reuse_s: float = 7 * 86_400.0) -> None:
+                 rests_for: frozenset[Cause] = frozenset(), reuse_s: float = 7 * 86_400.0, memory_bytes: int = 0) -> None:
         self.name, self.device, self.ledger, self.archive, self.course, self.bell = name, device, ledger, archive, course, bell
         self.engine, self.placement, self.origin, self.watch = engine, placement, origin, watch
         self.tickets = Tickets(slots)
+        #: what its device's weights and caches may fill; 0: it is not its to say
+        self.memory_bytes = memory_bytes
         #: causes after which it rests, so that another pool of the queue may take the turn that is tried again
         self._rests_for = rests_for
         self._rest_until = 0.0
@@ -90,6 +95,9 @@ class Pool:
         self._left = 0
         self.revival, self.heartbeat = Revival(self), Heartbeat(self)
         self.adoption = Adoption(self, adopt) if adopt is not None else None
+        self.burden, self.nudges = Burden(), Nudges(ledger, name, self.feed)
+        #: keeps what is served to the desired placement, where there is one
+        self.reconciler: Reconciler | None = None
 
     def start(self) -> None:
         """Say what is served, then begin to beat and to record. The engine is up and its checkpoints are loaded."""
@@ -98,6 +106,8 @@ class Pool:
         self._sayer.start()
         self.revival.start()
         self.heartbeat.start()
+        if self.watch:
+            self.nudges.start()
 
     def ready(self) -> None:
         """The worker consumes: from now on the pool counts as ready."""
@@ -108,6 +118,11 @@ class Pool:
         """Serve one checkpoint more, which is resident. Raises BrokerUnavailable."""
         self.placement = self.placement.having(model, place)
         self.heartbeat.loads += 1
+        self.ledger.place(self.name, self.placement.models, origin=self.origin)
+
+    def unserve(self, model: str) -> None:
+        """Serve one checkpoint less; what is held of it goes on. Raises BrokerUnavailable."""
+        self.placement = self.placement.without(model)
         self.ledger.place(self.name, self.placement.models, origin=self.origin)
 
     def on_engine_death(self, ids: Sequence[str]) -> None:
@@ -150,7 +165,9 @@ class Pool:
             return "queued"
         tickets: list[Ticket] = []
         try:
-            claimed = self.ledger.claim(most=most, pools=self.heartbeat.peers, queues=self.placement.queues, named=named, pool=self.name)
+            # without the look-around a turn left to another pool, who was not told, would lie there
+            burden = self.burden.said(self.tickets.slots - len(self.tickets)) if self.watch else ""
+            claimed = self.ledger.claim(most=most, pools=self.heartbeat.peers, queues=self.placement.queues, named=named, pool=self.name, burden=burden)
             now = time.time()
             tickets = [Ticket(claim=c, claimed_at=now, attended=named is not None and c.seat == named) for c in claimed.claims]
         finally:
@@ -186,6 +203,12 @@ class Pool:
         try:
             ticket.turn = Turn.from_json(payload) if payload else parse_single(json.loads(spec)).turn
             log.info("%s → %s r%d t%d %s", ticket.claim.kind, seat.job_id, seat.round, seat.turn, ticket.turn.model)
+            if placed_as(ticket.turn.model) not in self.placement.models:  # a doorbell of what it served until just now
+                self.give_back([ticket], killed=False)
+                return
+            self.burden.take(ticket.id, ticket.turn)
+            if ticket.over.is_set():
+                self.burden.drop(ticket.id)
             if ticket.turn.is_check:
                 if ticket.turn.model == LIKENESS:
                     self._comparing.submit(self._check, ticket, ticket.turn)
@@ -232,6 +255,8 @@ class Pool:
         if isinstance(reply, Abstention) and reply.cause in self._rests_for:  # the recorder puts the turn off, and whoever has room then takes it
             log.warning("%s rests for %.0f s (%s): %s", self.name, REST_S, reply.cause, reply.message)
             self._rest_until = time.monotonic() + REST_S
+        if ticket.turn is not None:
+            self.burden.learn(ticket.turn, reply)
         timing = Timing(claimed_at=ticket.claimed_at, first_token_at=ticket.first_token_at, last_token_at=time.time())
         reply = reply.model_copy(update={"timing": timing, "pool": self.name})
         if ticket.reuse_key:
@@ -245,6 +270,7 @@ class Pool:
         self._sayer.end(ticket.claim.seat, ticket.claim.fence)
         if ticket.reuse_key:
             self._reusing.left(ticket)
+        self.burden.drop(ticket.id)
         follows = self._suspects.leave(ticket)
         if follows is not None:
             self._launch(follows)
@@ -299,5 +325,6 @@ class Pool:
         self._comparing.shutdown(wait=True, cancel_futures=True)
         self.recorder.finish()
         self._sayer.stop()
+        self.nudges.stop()
         self.stopped.set()
         self.engine.stop()

