@@ -72,6 +72,15 @@ class Timing(Value):
     last_token_at: float | None = None
 
 
+class Kept(Value):
+    """Where a reply is kept to be given again."""
+
+    #: its key in S3
+    key: str
+    #: the job it was made in; empty where that is this one
+    made_in: str = ""
+
+
 class Completion(Kinded):
     """What a member said."""
 
@@ -94,11 +103,18 @@ class Completion(Kinded):
     pool: str = ""
     #: the engine that made it and in what precision: ``torch float32``, ``openvino exact``, ``openvino fast``, ``openai``, ``scripted``
     engine: str = ""
+    #: set where it was kept to be given again, or is a kept one
+    kept: Kept | None = None
 
     @property
     def spoke(self) -> bool:
         """True: a completion is an answer."""
         return True
+
+    @property
+    def reused(self) -> bool:
+        """Whether it was made in another job: then it cost this one nothing."""
+        return self.kept is not None and self.kept.made_in != ""
 
 
 class Abstention(Kinded):

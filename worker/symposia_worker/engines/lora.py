@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from symposia_shared.errors import BadInput, Damaged
 from symposia_worker.engines.loading import Model, load_tokenizer
 from symposia_worker.engines.packed import PackedLinear
+from symposia_worker.engines.split import is_dispatched
 from symposia_worker.families import Renderer, family_of
 from symposia_worker.families.adapters import WEIGHTS, Adapter, module_and_side, read_adapter
 
@@ -116,6 +117,9 @@ def adapt(base: Model, checkpoint: str, folder: Path, *, room_bytes: float) -> M
     """The adapter in ``folder`` over the resident ``base``, whose weights it shares. Raises BadInput or Damaged."""
     if base.kind != "generate":
         raise BadInput(f"{checkpoint} adapts {base.checkpoint}, which generates nothing.", field="base", remedy="Adapters of decoders are served.")
+    if is_dispatched(base.network):
+        raise BadInput(f"{checkpoint} adapts {base.checkpoint}, which is split over several devices.", field="base",
+                       remedy="Merge the adapter into its base and push that, or serve it on a device that holds the base whole.")
     described = read_adapter(folder)
     needed = (folder / WEIGHTS).stat().st_size
     if needed > room_bytes:
