@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
+import json
+import multiprocessing
+import random
+import signal
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -169,6 +175,31 @@ def test_the_jobs_of_one_request_are_recorded_together_or_not_at_all(ledger: Led
     assert answers == ["not recorded", "unplaced nobody", "not recorded"]
     assert ledger.stats()["jobs_submitted"] == 0
     assert ledger.redis.exists("t:once:t:k") == 0
+
+
+def submit_all(url: str, folder: Path, many: int) -> None:
+    """What the killed producer runs."""
+    with Client(settings=Settings(broker_url=SecretStr(url), message_key=SecretStr("k" * 24), prefix="t:", dir=folder)) as client:
+        for n in range(many):
+            client.submit(question(str(n)), idempotency_key=f"k{n}")
+
+
+def test_a_producer_that_is_killed_anywhere_and_begins_again_loses_and_doubles_nothing(ledger: Ledger, url: str, tmp_path: Path) -> None:
+    importlib.import_module("celery")  # once, and not in each child
+    fork, many = multiprocessing.get_context("fork"), 80
+    for kill_at in (4, 13, 22):
+        producer = fork.Process(target=submit_all, args=(url, tmp_path, many))
+        producer.start()
+        while ledger.stats()["jobs_submitted"] < kill_at and producer.is_alive():
+            time.sleep(0.001)
+        time.sleep(random.random() / 200)  # somewhere within a submit, not always at the same place
+        producer.kill()
+        producer.join()
+        assert producer.exitcode == -signal.SIGKILL
+    submit_all(url, tmp_path, many)
+    jobs = [ledger.job(job_id) for job_id, _ in ledger.jobs(1000)]
+    assert sorted(int(json.loads(j.spec)["prompt"]) for j in jobs if j is not None) == list(range(many))
+    assert ledger.stats()["jobs_submitted"] == many
 
 
 # -- limits ------------------------------------------------------------------------------------------------------------------
