@@ -11,25 +11,32 @@ from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from symposia.admission import check_roles, needs, prompt_bytes, sized, unable
 from symposia.asking import embeddings, question, score_of, scoring, vectors_of
 from symposia.handle import AsyncHandle, Handle
+from symposia.on_commit import submit_on_commit
 from symposia.once import submit_once
+from symposia.telling import submit_wishing, wish_of
 from symposia.watcher import Watcher
 from symposia_shared.archive import Archive, checked_id
 from symposia_shared.broker import CHECKS, Doorbell, celery_app
+from symposia_shared.erasing import Erased, Places, erase
 from symposia_shared.errors import BadInput, Busy, NotPlaced, PromptTooLong, SymposiaError, UnknownJob, UnknownModel
 from symposia_shared.jobs import SINGLE_KINDS, Job
 from symposia_shared.ledger import Ledger, NewJob, Seat
 from symposia_shared.ledger.control import Control
+from symposia_shared.ledger.outbox import Outbox
 from symposia_shared.ledger.usage import tenant_of
 from symposia_shared.prompts import Sampling
 from symposia_shared.results import Result, Score
 from symposia_shared.schedules import Schedule, Schedules
 from symposia_shared.settings import Settings, load
 from symposia_shared.store import Store
+
+if TYPE_CHECKING:
+    from celery.canvas import Signature
 
 #: jobs recorded in one round trip
 SUBMIT_BATCH = 250
@@ -72,22 +79,37 @@ class Client:
         bell.connect()
         return bell
 
-    def submit(self, job: Job, *, job_id: str | None = None, at: datetime | None = None, delay_s: float = 0.0,
-               idempotency_key: str | None = None) -> Handle:
+    @cached_property
+    def outbox(self) -> Outbox:
+        """Who is told of jobs' ends."""
+        return Outbox(self.ledger, self.settings.signing_key)
+
+    def submit(self, job: Job, *, job_id: str | None = None, at: datetime | None = None, delay_s: float = 0.0, idempotency_key: str | None = None,
+               webhook: str | Sequence[str] | None = None, link: Signature[Any] | None = None, link_error: Signature[Any] | None = None) -> Handle:
         """Record a job and return its handle once the record is on Redis' disk.
 
         A job that comes again under its ``idempotency_key`` is the same job, for as long as ``SYMPOSIA_LIMITS__IDEMPOTENCY_S`` says;
         another job under the key raises KeyReused.
 
         ``at`` (with a time zone) or ``delay_s`` have it begin later; it then waits in Redis, and its deadline counts from when it
-        is opened. Raises UnknownModel, NotPlaced, PromptTooLong, Busy, or BadInput where the checkpoint cannot do what is asked: nothing was
-        recorded then. Raises BrokerUnavailable or StoreUnavailable.
+        is opened. ``webhook`` is told of its end; ``link``, a task of your own Celery app, is sent once with the result's key (``result_of``
+        reads it) where the job is done, ``link_error`` where it is not.
+
+        Raises UnknownModel, NotPlaced, PromptTooLong, Busy, or BadInput where the checkpoint cannot do what is asked: nothing was recorded
+        then. Raises BrokerUnavailable or StoreUnavailable.
         """
+        if webhook is not None or link is not None or link_error is not None:
+            wish = wish_of(webhook=webhook, link=link, link_error=link_error, broker=self.settings.broker, allowed=self.settings.webhooks.networks)
+            return submit_wishing(self, job, wish, job_id=job_id, at=at, delay_s=delay_s, idempotency_key=idempotency_key)
         if idempotency_key is not None:
             return submit_once(self, job, idempotency_key, job_id=job_id, at=at, delay_s=delay_s)
         if at is not None or delay_s > 0:
             return self._submit_later(job, job_id or uuid.uuid4().hex, at, delay_s)
         return self.submit_many([job], job_ids=None if job_id is None else [job_id])[0]
+
+    def submit_on_commit(self, job: Job, *, using: str | None = None, **more: Any) -> Handle:
+        """Submit a job when Django's transaction is committed; see ``symposia.on_commit``."""
+        return submit_on_commit(self, job, using=using, **more)
 
     def submit_many(self, jobs: Sequence[Job], *, job_ids: Sequence[str] | None = None) -> list[Handle]:
         """Record many jobs in few round trips, in order. A refused one raises at once; those before it are recorded."""
@@ -182,6 +204,25 @@ class Client:
             self.bell.advance(job_id, kind="cancelled")
         return won
 
+    def result_of(self, key: str) -> Result:
+        """The result at a key, as a linked task is sent it. Raises UnknownJob."""
+        head, _, rest = key.partition("jobs/")
+        job_id, _, name = rest.partition("/")
+        result = self.archive.result(checked_id(job_id)) if not head and name == "result.json" else None
+        if result is None:
+            raise UnknownJob(f"no result is at {key!r}.", field="key", value=key, remedy="Give the key as a linked task is sent it: jobs/ID/result.json.")
+        return result
+
+    def delete(self, job_id: str, *, timeout: float = 30.0) -> Erased:
+        """Erase every copy of a job; returns what was erased. One in flight is cancelled first, and its end waited for.
+
+        Raises UnknownJob, and NotYet where it has not ended within ``timeout`` seconds.
+        """
+        if self.ledger.job(checked_id(job_id)) is not None:
+            self.cancel(job_id)
+            self.handle(job_id).wait(timeout)
+        return erase(Places(self.ledger, self.archive), job_id)
+
     def stats(self) -> dict[str, int]:
         """The deployment's counters."""
         return self.ledger.stats()
@@ -248,7 +289,7 @@ class Client:
         return UnknownModel(f"no checkpoint {model!r} is in the model store (served: {placed}).", field="model", value=model,
                             remedy=f"See `symposia models list`, or put it there: symposia models pull {model}")
 
-    def _taken(self, job_id: str) -> SymposiaError:
+    def _taken(self, job_id: str) -> BadInput:
         return BadInput(f"a job {job_id!r} was submitted before.", field="job_id", value=job_id,
                         remedy="Read it with Client.handle(job_id), or submit under another id.")
 
@@ -260,9 +301,11 @@ class AsyncClient:
         self._client = Client(dir, settings=settings)
 
     async def submit(self, job: Job, *, job_id: str | None = None, at: datetime | None = None, delay_s: float = 0.0,
-                     idempotency_key: str | None = None) -> AsyncHandle:
+                     idempotency_key: str | None = None, webhook: str | Sequence[str] | None = None, link: Signature[Any] | None = None,
+                     link_error: Signature[Any] | None = None) -> AsyncHandle:
         """Record a job; see ``Client.submit``."""
-        return AsyncHandle(await asyncio.to_thread(self._client.submit, job, job_id=job_id, at=at, delay_s=delay_s, idempotency_key=idempotency_key))
+        return AsyncHandle(await asyncio.to_thread(self._client.submit, job, job_id=job_id, at=at, delay_s=delay_s, idempotency_key=idempotency_key,
+                                                   webhook=webhook, link=link, link_error=link_error))
 
     async def submit_many(self, jobs: Sequence[Job], *, job_ids: Sequence[str] | None = None) -> list[AsyncHandle]:
         """Record many jobs; see ``Client.submit_many``."""
@@ -291,6 +334,10 @@ class AsyncClient:
     async def cancel(self, job_id: str) -> bool:
         """Ask for a job's end."""
         return await asyncio.to_thread(self._client.cancel, job_id)
+
+    async def delete(self, job_id: str, *, timeout: float = 30.0) -> Erased:
+        """Erase every copy of a job; see ``Client.delete``."""
+        return await asyncio.to_thread(self._client.delete, job_id, timeout=timeout)
 
     async def stats(self) -> dict[str, int]:
         """The deployment's counters."""

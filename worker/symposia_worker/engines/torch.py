@@ -27,6 +27,7 @@ from symposia_worker.engines.prefixes import Prefixes
 from symposia_worker.engines.protocol import Dtype, Event, Failed, Generate, Load, Loaded
 from symposia_worker.engines.selftest import self_test
 from symposia_worker.engines.seq2seq import Seq2SeqLane
+from symposia_worker.engines.split import is_dispatched, is_split
 
 #: rows of one checkpoint's batch; beyond it, masked attention over the widest row costs more than it shares
 MAX_ROWS = 32
@@ -50,7 +51,7 @@ class TorchEngine:
     """Serves ``device`` within ``memory_bytes`` of weights and caches."""
 
     def __init__(self, device: str, memory_bytes: int, *, max_rows: int = MAX_ROWS) -> None:
-        self.device = "cpu" if device.startswith("cpu") else device
+        self.device = "cpu" if device.startswith("cpu") and not is_split(device) else device
         self.memory_bytes, self.max_rows = memory_bytes, max_rows
         self._residents: dict[str, _Resident] = {}
         self._passes_before = 0
@@ -189,7 +190,9 @@ class TorchEngine:
 
 
 def _quickened(model: Model, room_bytes: float) -> Model:
-    """The same model, its decode step faster on a CPU; the self-test then tries it as it will be used."""
+    """The same model, its decode step faster on a CPU; the self-test then tries it as it will be used. One that is split is left as it is."""
+    if is_dispatched(model.network):
+        return model
     use_rows(model.network)
     return replace(model, bytes=model.bytes + pack(model.network, room_bytes=room_bytes - model.bytes))
 
@@ -197,8 +200,9 @@ def _quickened(model: Model, room_bytes: float) -> Model:
 def _chunk_tokens(model: Model, device: str) -> int:
     """Prompt tokens in one forward: what a device reads in about a second, so that running rows wait no longer. Fixed by the
     checkpoint's size, not by the clock, so that the same prompt is always cut alike."""
-    flop_per_s = 1e11 if device == "cpu" else 2e13
-    return max(32, min(512 if device == "cpu" else 8192, int(flop_per_s / (2 * max(model.parameters, 1)))))
+    on_cpu = device.startswith("cpu")
+    flop_per_s = 1e11 if on_cpu else 2e13
+    return max(32, min(512 if on_cpu else 8192, int(flop_per_s / (2 * max(model.parameters, 1)))))
 
 
 def _loaded(resident: _Resident, seconds: float) -> Loaded:

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from symposia.api import schemas
-from symposia.api.asking import caller, desk_of, json_body
+from symposia.api.asking import caller, desk_of, json_body, webhook_of
 from symposia.api.naming import read
 from symposia.api.streaming import stream_prompts, stream_team
 from symposia.api.tenancy import once_in, told_again
@@ -31,6 +31,7 @@ async def text(request: Request) -> Response:
 async def _complete(request: Request, endpoint: str) -> Response:
     key, desk = await caller(request), desk_of(request)
     body = await json_body(request)
+    webhook = webhook_of(request, body)
     asked = await read(desk, key, endpoint, body)
     wanted = asked.request if isinstance(asked, Asked) else asked
     # the id of an answer is not that of its job: a request may have several
@@ -38,10 +39,10 @@ async def _complete(request: Request, endpoint: str) -> Response:
     once = once_in(request, key, endpoint, body, chunks)
     if wanted.stream:
         if isinstance(asked, Asked):
-            return await stream_team(desk, key, asked, chunks, request=request, once=once)
-        return await stream_prompts(desk, key, asked, chunks, request=request, once=once)
+            return await stream_team(desk, key, asked, chunks, request=request, once=once, webhook=webhook)
+        return await stream_prompts(desk, key, asked, chunks, request=request, once=once, webhook=webhook)
     jobs = [asked.job] if isinstance(asked, Asked) else asked.jobs
-    submitted = await desk.ask(key, jobs, desk.new_ids(len(jobs)), once=once, request=request)
+    submitted = await desk.ask(key, jobs, desk.new_ids(len(jobs)), once=once, request=request, webhook=webhook)
     ids, chunks = [h.job_id for h in submitted.handles], told_again(chunks, submitted.before)
     results = await desk.answers(submitted.handles, request, keep=once is not None)
     if isinstance(asked, Asked):
