@@ -18,6 +18,7 @@ from pydantic import SecretStr
 
 from ledgers import QUEUE, claim_one, new_job, placed
 from symposia import Busy, Client, Inference
+from symposia.once import submit_behind
 from symposia_shared.archive import Archive
 from symposia_shared.errors import BadInput, KeyReused, Limited
 from symposia_shared.ledger import Ledger
@@ -134,6 +135,21 @@ def test_many_at_once_become_one_job_and_leave_no_papers_behind(clients: list[Cl
     assert len(found) == 8
     assert ledger.stats()["jobs_submitted"] == 1
     assert list(shelf.bodies) == [f"jobs/{found[0]}/job.json"]
+
+
+def test_a_repetition_under_the_same_id_leaves_the_jobs_papers_as_they_were(clients: list[Client], ledger: Ledger, shelf: Shelf) -> None:
+    long = question("word " * 500, sampling=Sampling(temperature=1.0))
+    clients[0].submit(long, job_id="mine", idempotency_key="k")
+    papers = dict(shelf.bodies)
+    assert list(papers) == ["jobs/mine/job.json"]
+    # When it is repeated where the key is not yet seen (as if both came at once), and when the id is taken under another key
+    record = clients[1].record_of("mine", long.seeded(int(once_of("default", "k", {}).name[-12:], 16)))
+    once = Once.from_json(ledger.redis.get(f"t:once:{once_of('default', 'k', {}).name}"))
+    assert [h.job_id for h in submit_behind(clients[1], [record], Gate(once=once, life_ms=1)).handles] == ["mine"]
+    assert shelf.bodies == papers
+    with pytest.raises(BadInput, match="submitted before"):
+        clients[1].submit(long, job_id="mine", idempotency_key="other")
+    assert list(shelf.bodies) == list(papers)
 
 
 def test_a_refused_job_binds_no_key(clients: list[Client], ledger: Ledger) -> None:
