@@ -187,6 +187,14 @@ class Store:
         except Exception as error:
             raise self._away("list", prefix, error) from error
 
+    def listed(self, prefix: str) -> Iterator[tuple[str, float]]:
+        """All keys under ``prefix``, in order, a page at a time, each with when it was written, in seconds since the epoch."""
+        try:
+            for page in self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix):
+                yield from ((item["Key"], item["LastModified"].timestamp()) for item in page.get("Contents", ()))
+        except Exception as error:
+            raise self._away("list", prefix, error) from error
+
     def _away(self, verb: str, key: str, error: Exception) -> SymposiaError:
         where = self.settings.endpoint_url or f"AWS S3 ({self.settings.region})"
         status = _status(error)

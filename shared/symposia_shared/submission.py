@@ -10,6 +10,7 @@ from symposia_shared.broker import CHECKS, Doorbell
 from symposia_shared.errors import BadInput, Busy, NotPlaced, PromptTooLong, SymposiaError, UnknownModel
 from symposia_shared.jobs import SINGLE_KINDS, Job
 from symposia_shared.ledger import Ledger, NewJob, Seat
+from symposia_shared.ledger.usage import tenant_of
 from symposia_shared.store import Store
 
 #: of jobs submitted together, every so many share a doorbell: one bell claims as many turns (``pool.BELL_CLAIMS``)
@@ -18,12 +19,13 @@ PER_BELL = 8
 
 def new_job(ledger: Ledger, archive: Archive, job_id: str, job: Job, *, seed: int) -> NewJob:
     """What the ledger is to record of a job: checked, its draws fixed by ``seed``, its JSON in S3 where it is long. Raises BadInput or StoreUnavailable."""
+    reuse = tenant_of(job.tags) if job.reuse and job.repeatable else ""
     job = job.seeded(seed)
     check_roles(job, ledger.placed)
     job = sized(job, ledger.placed)
     spec = archive.spec(job_id, job.to_json())
     return NewJob(job_id=job_id, kind=job.name, spec=spec, deadline_ms=int(job.deadline_s * 1000), prompt_bytes=prompt_bytes(job),
-                  models=job.models, needs=needs(job), priority="" if job.priority == "normal" else job.priority, tags=job.tags)
+                  models=job.models, needs=needs(job), priority="" if job.priority == "normal" else job.priority, tags=job.tags, reuse=reuse)
 
 
 def ring(bell: Doorbell, records: Sequence[NewJob], answers: Sequence[str]) -> None:

@@ -31,6 +31,7 @@ async def team_of(desk: Desk, key: ApiKey, model: str) -> Team | None:
 
 async def read(desk: Desk, key: ApiKey, endpoint: str, body: Mapping[str, Any]) -> Request | Asked:
     """What a body asks for, within the limits. Raises BadInput."""
+    body = {"reuse": True, **body} if desk.limits.reuse else body
     check_messages(desk.limits, body)
     model = body.get("model")
     if model == AUTO:

@@ -25,12 +25,16 @@ class RequestLimits(Protocol):
     @property
     def max_tokens(self) -> int | None: ...
 
+    @property
+    def reuse(self) -> bool: ...
+
 
 def check_messages(limits: RequestLimits, body: Mapping[str, Any]) -> None:
     """Raises BadInput for a chat that is longer than is read."""
     messages = body.get("messages")
     if isinstance(messages, list) and len(messages) > limits.max_messages:
-        raise BadInput(f"'messages' has {len(messages):,} messages; at most {limits.max_messages:,} are read.", field="messages", remedy="Shorten it.")
+        raise BadInput(f"'messages' has {len(messages):,} messages; at most {limits.max_messages:,} are read (SYMPOSIA_API__MAX_MESSAGES).",
+                       field="messages", remedy="Shorten it.")
 
 
 def read_asked(endpoint: str, body: Mapping[str, Any], team: Team | None, *, model: str, limits: RequestLimits) -> Request | Asked:
@@ -51,7 +55,8 @@ def _within(limits: RequestLimits, request: Request, body: Mapping[str, Any]) ->
     asked = request.jobs[0].sampling.max_tokens
     if asked != UNLIMITED:
         field = "max_completion_tokens" if body.get("max_completion_tokens") is not None else "max_tokens"
-        raise BadInput(f"{field!r} is {asked:,}; at most {most:,} new tokens are made here.", field=field, value=asked, remedy="Lower it.")
+        raise BadInput(f"{field!r} is {asked:,}; at most {most:,} new tokens are made here (SYMPOSIA_API__MAX_TOKENS).", field=field, value=asked,
+                       remedy="Lower it.")
     jobs = tuple(j.model_copy(update={"sampling": j.sampling.model_copy(update={"max_tokens": most})}) for j in request.jobs)
     return replace(request, jobs=jobs)
 
@@ -59,5 +64,6 @@ def _within(limits: RequestLimits, request: Request, body: Mapping[str, Any]) ->
 def _check_size(limits: RequestLimits, job: Collaboration) -> None:
     rounds = int(getattr(job, "rounds", 1))
     if len(job.members) * rounds > limits.max_member_rounds:
-        raise BadInput(f"{len(job.members)} members in {rounds} rounds are {len(job.members) * rounds}; at most {limits.max_member_rounds} are run.",
+        raise BadInput(f"{len(job.members)} members in {rounds} rounds are {len(job.members) * rounds}; at most {limits.max_member_rounds} are run "
+                       "(SYMPOSIA_API__MAX_MEMBER_ROUNDS).",
                        field="model", value=len(job.members) * rounds, remedy="Ask fewer members, or in fewer rounds.")
