@@ -157,7 +157,7 @@ class Pool:
             if named not in ("queued", "ok"):
                 return self.tickets.ended(seat) or named
             if named == "queued":  # there may be free slots that this turn may not have: a batch's, or more than this pool's share
-                self._stopping.wait(BEAT_S / 2)
+                self.stopping.wait(BEAT_S / 2)
         return "left to the ledger"
 
     def _claim(self, *, named: Seat | None = None, wait_s: float = 0.0) -> str:
