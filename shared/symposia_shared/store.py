@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -163,6 +164,20 @@ class Store:
             self.client.delete_object(Bucket=self.bucket, Key=key)
         except Exception as error:
             raise self._away("delete", key, error) from error
+
+    def delete_many(self, keys: Sequence[str]) -> None:
+        """Delete objects, a thousand in a request; those that are not there are no error."""
+        for at in range(0, len(keys), 1000):
+            with self.reaching("delete", keys[at]):
+                self.client.delete_objects(Bucket=self.bucket, Delete={"Objects": [{"Key": k} for k in keys[at:at + 1000]], "Quiet": True})
+
+    @contextmanager
+    def reaching(self, verb: str, key: str) -> Iterator[None]:
+        """What goes wrong with the client within, as StoreUnavailable with its remedy."""
+        try:
+            yield
+        except Exception as error:
+            raise self._away(verb, key, error) from error
 
     def keys(self, prefix: str) -> list[str]:
         """All keys under ``prefix``, in order."""

@@ -19,6 +19,8 @@ from typing import Any, Protocol, TypeVar
 from celery import Celery, bootsteps, signals
 
 from symposia_shared.archive import Archive
+from symposia_shared.batches.files import Files
+from symposia_shared.batches.records import Batches
 from symposia_shared.broker import CHECK_QUEUE, CHECKS, COORDINATOR, TEST_QUEUE, Doorbell, celery_app, queue_for
 from symposia_shared.errors import BrokerUnavailable, SymposiaError, Unavailable, UnknownModel
 from symposia_shared.ledger import Ledger
@@ -28,6 +30,8 @@ from symposia_shared.settings import Settings
 from symposia_shared.store import Store
 from symposia_shared.turns import Cause
 from symposia_worker import remote
+from symposia_worker.batches.drive import Seams
+from symposia_worker.batches.driver import Driver
 from symposia_worker.canvas import CeleryCanvas
 from symposia_worker.consuming import Consuming
 from symposia_worker.coordinator import Coordinator
@@ -95,17 +99,22 @@ def run_coordinator(settings: Settings, *, name: str) -> int:
     ledger, archive = _seams(settings)
     coordinator = Coordinator(name=name, ledger=ledger, course=Course(ledger, archive, CeleryCanvas(app), Doorbell(app)), watch=_watching(),
                               limits=settings.limits, beside=(Teller(ledger, archive, settings), Sweeper(ledger, archive, settings)))
+    seams = Seams(ledger, archive, Doorbell(app), Batches(ledger, archive.store), Files(ledger, archive.store), settings.limits, settings.api,
+                  settings.batches)
+    driver = Driver(seams, name=name)
     coordinator_tasks(app, coordinator)
 
     class Running:
         def start(self) -> None:
             warm(app, archive)
             coordinator.start()
+            driver.start()
 
         def ready(self) -> None:
             coordinator.ready()
 
         def leave(self) -> None:
+            driver.stop()
             coordinator.stop()
 
     return _run(app, Running(), name=name, queues=[COORDINATOR], concurrency=8)

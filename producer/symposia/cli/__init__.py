@@ -12,6 +12,7 @@ import typer
 
 from symposia.cli import (
     acl,
+    batch,
     control,
     dead,
     delete,
@@ -44,6 +45,7 @@ def build() -> typer.Typer:
                       help="Many open-weight language models, one queue, one answer.")
     jobs.register(app)
     texts.register(app)
+    batch.register(app)
     dead.register(app)
     control.register(app)
     schedule.register(app)
