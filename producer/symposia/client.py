@@ -124,7 +124,7 @@ class Client:
             chunk = list(zip(ids[start:start + SUBMIT_BATCH], jobs[start:start + SUBMIT_BATCH], strict=True))
             for job_id, _ in chunk:
                 if job_ids is not None and self.archive.result(job_id) is not None:
-                    raise self.taken(job_id)
+                    raise taken(job_id)
             records = [self._record(job_id, job) for job_id, job in chunk]
             handles += self.submit_records(records)
         return handles
@@ -140,7 +140,7 @@ class Client:
     def _submit_later(self, job: Job, job_id: str, at: datetime | None, delay_s: float) -> Handle:
         due_ms = self.due_ms(at, delay_s)
         if self.archive.result(checked_id(job_id)) is not None:
-            raise self.taken(job_id)
+            raise taken(job_id)
         return self.submit_records([self.record_of(job_id, job, due_ms=due_ms)])[0]
 
     def schedule(self, schedule_id: str, job: Job, *, cron: str | None = None, every_s: int | None = None) -> int:
@@ -249,10 +249,6 @@ class Client:
     def ring(self, records: Sequence[NewJob], answers: Sequence[str]) -> None:
         """Wake whoever runs the jobs that the ledger has taken."""
         ring(self.bell, records, answers)
-
-    def taken(self, job_id: str) -> BadInput:
-        """The refusal of an id that another job has."""
-        return taken(job_id)
 
 
 class AsyncClient:

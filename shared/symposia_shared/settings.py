@@ -133,9 +133,9 @@ class Settings(BaseSettings):
     s3: S3Settings = S3Settings()
     limits: LimitSettings = LimitSettings()
     api: ApiSettings = ApiSettings()
-    batches: BatchSettings = BatchSettings()
     webhooks: WebhookSettings = WebhookSettings()
     retention: RetentionSettings = RetentionSettings()
+    batches: BatchSettings = BatchSettings()
     #: the key that messages are signed with, the same for all producers and workers of a deployment
     message_key: SecretStr | None = None
     #: every Redis key and channel of ours starts with it

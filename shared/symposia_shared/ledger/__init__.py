@@ -114,8 +114,8 @@ class Ledger:
         return answer
 
     def claim(self, *, most: int, pools: int, queues: Sequence[str], named: Seat | None = None, pool: str = "",
-             lease_ms: int = LEASE_MS, burden: str = "", batch: int | None = None) -> Claimed:
-        """Lease up to ``most`` turns for ``pool``, in the queues' order; ``named`` is the one a doorbell asks about.
+              lease_ms: int = LEASE_MS, burden: str = "", batch: int | None = None) -> Claimed:
+        """Lease up to ``most`` turns for ``pool``, in the queues' order, at most ``batch`` of them of batches; ``named`` is the one a doorbell asks about.
 
         ``burden``: ``TOKENS MEAN FREE`` as a pool says it; then a pool of the same queue that has less to do goes before. ``batch``: of batches
         at most so many.

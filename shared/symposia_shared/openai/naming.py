@@ -33,8 +33,8 @@ def check_messages(limits: RequestLimits, body: Mapping[str, Any]) -> None:
     """Raises BadInput for a chat that is longer than is read."""
     messages = body.get("messages")
     if isinstance(messages, list) and len(messages) > limits.max_messages:
-        raise BadInput(f"'messages' has {len(messages):,} messages; at most {limits.max_messages:,} are read (SYMPOSIA_API__MAX_MESSAGES).",
-                       field="messages", remedy="Shorten it.")
+        raise BadInput(f"'messages' has {len(messages):,} messages; at most {limits.max_messages:,} are read "
+                       "(SYMPOSIA_API__MAX_MESSAGES).", field="messages", remedy="Shorten it.")
 
 
 def read_asked(endpoint: str, body: Mapping[str, Any], team: Team | None, *, model: str, limits: RequestLimits) -> Request | Asked:

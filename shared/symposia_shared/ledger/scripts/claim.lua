@@ -1,6 +1,7 @@
 -- Leases turns to a pool, up to ARGV[3] in all: in turn one of each queue (ARGV[9..]), that first which was served the longest ago, and of a
 -- queue the one with the lowest score; no more of a queue than its share among ARGV[4] pools, none that is paused, none where the pool
--- (ARGV[6]) is; of batches at most ARGV[8], so that a batch never has all of a pool. Only what is queued can be claimed: the sweeper alone declares a lease lost.
+-- (ARGV[6]) is; of batches at most ARGV[8], so that a batch never has all of a pool. Only what is queued can be claimed: the sweeper alone
+-- declares a lease lost.
 -- ARGV[7], where it is not '': 'tokens mean free', what the pool has taken on, the mean of a turn, and its free slots. Of a queue that several
 -- pools serve it then takes no turn while another one with room has less to do, by more than a turn; that one is told so on its channel.
 -- Answers {what became of the turn a doorbell named (ARGV[5], or ''), turns left ready, then per turn: job, round, turn, fence, attempt,
