@@ -134,7 +134,7 @@ def _parts(checkpoint: str, folder: Path, described: Adapter, base: Model) -> di
     """Its matrices by the base's layers, each fitting its layer."""
     pairs: dict[str, dict[str, torch.Tensor]] = {}
     try:
-        with safe_open(folder / WEIGHTS, framework="pt", device=str(base.network.device)) as file:
+        with safe_open(folder / WEIGHTS, framework="pt", device=str(base.network.device)) as file:  # type: ignore[no-untyped-call]
             for key in sorted(file.keys()):
                 module, side = module_and_side(key)
                 pairs.setdefault(module, {})[side] = file.get_tensor(key).to(base.network.dtype)
