@@ -36,6 +36,8 @@ from symposia_shared.turns import Completion
 
 #: words of a turn, and milliseconds a scripted one takes for each
 LENGTHS, MS_A_WORD = (16, 32, 64, 128, 256, 512), 4
+#: seconds the idle stack is watched
+IDLE_S = 20.0
 
 
 @dataclass
@@ -105,16 +107,47 @@ def measured(stack: Stack, *, model: str, seed: int, minutes: float, in_flight: 
     whole_journal(stack)
     pools = Pools(stack, every_s)
     watcher = threading.Thread(target=pools.watch, daemon=True)
+    idle = Broker.seen(stack)
+    time.sleep(IDLE_S)
+    begun = Broker.seen(stack)
     began = time.monotonic()
     load = Load(stack, lambda n: asked(model, seed, n), _until(began + 60 * minutes), in_flight)
     watcher.start()
     ended = load.run()
+    loaded = Broker.seen(stack)
     pools.stop()
     watcher.join()
     seconds = time.monotonic() - began
     found = journal.read(stack.folder / "broker", stack.client.settings.prefix)
     broken = audit(stack, ended, may_fail=False) + of_journal(found, ended)
-    return _told(pools, ended, seconds, stack.client.stats(), broken), broken
+    jobs = max(1, len(ended))
+    rates = (f"broker, idle pools and coordinator: {begun.since(idle)}", f"broker under this load: {loaded.since(begun)}, "
+             f"{(loaded.commands - begun.commands) / jobs:.0f} commands and {(loaded.cpu_s - begun.cpu_s) / jobs * 1e3:.2f} ms a job")
+    return "\n".join([_told(pools, ended, seconds, stack.client.stats(), broken), *rates]), broken
+
+
+@dataclass(frozen=True, slots=True)
+class Broker:
+    """What the broker has done so far."""
+
+    at: float
+    commands: int
+    cpu_s: float
+    connections: int
+    bytes: int
+
+    @classmethod
+    def seen(cls, stack: Stack) -> Broker:
+        """Now."""
+        told = stack.client.ledger.redis.info()
+        return cls(time.monotonic(), int(told["total_commands_processed"]), float(told["used_cpu_user"]) + float(told["used_cpu_sys"]),
+                   int(told["connected_clients"]), int(told["total_net_input_bytes"]) + int(told["total_net_output_bytes"]))
+
+    def since(self, before: Broker) -> str:
+        """Rates since then."""
+        seconds = self.at - before.at
+        return (f"{(self.commands - before.commands) / seconds:.0f} commands/s, {(self.cpu_s - before.cpu_s) / seconds * 1e3:.1f} ms of processor a second, "
+                f"{(self.bytes - before.bytes) / seconds / 1e3:.0f} kB/s, {self.connections} connections")
 
 
 def _until(until: float) -> Callable[[int], bool]:

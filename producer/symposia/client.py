@@ -123,7 +123,7 @@ class Client:
             chunk = list(zip(ids[start:start + SUBMIT_BATCH], jobs[start:start + SUBMIT_BATCH], strict=True))
             for job_id, _ in chunk:
                 if job_ids is not None and self.archive.result(job_id) is not None:
-                    raise self._taken(job_id)
+                    raise self.taken(job_id)
             records = [self._record(job_id, job) for job_id, job in chunk]
             handles += self.submit_records(records)
         return handles
@@ -139,7 +139,7 @@ class Client:
     def _submit_later(self, job: Job, job_id: str, at: datetime | None, delay_s: float) -> Handle:
         due_ms = self.due_ms(at, delay_s)
         if self.archive.result(checked_id(job_id)) is not None:
-            raise self._taken(job_id)
+            raise self.taken(job_id)
         return self.submit_records([self.record_of(job_id, job, due_ms=due_ms)])[0]
 
     def schedule(self, schedule_id: str, job: Job, *, cron: str | None = None, every_s: int | None = None) -> int:
@@ -276,7 +276,7 @@ class Client:
             return PromptTooLong(
                 f"the prompt has {record.prompt_bytes:,} bytes; {model} takes {int(context):,} tokens of at most {longest} bytes each, so it cannot fit.",
                 field="prompt", value=record.prompt_bytes, remedy="Shorten it, or use a checkpoint with a longer context.")
-        return self._taken(record.job_id)
+        return self.taken(record.job_id)
 
     def _unplaced(self, model: str) -> SymposiaError:
         placed = ", ".join(sorted(m for m in self.ledger.placed() if m != CHECKS)) or "none"
@@ -289,7 +289,8 @@ class Client:
         return UnknownModel(f"no checkpoint {model!r} is in the model store (served: {placed}).", field="model", value=model,
                             remedy=f"See `symposia models list`, or put it there: symposia models pull {model}")
 
-    def _taken(self, job_id: str) -> BadInput:
+    def taken(self, job_id: str) -> BadInput:
+        """The refusal of an id that another job has."""
         return BadInput(f"a job {job_id!r} was submitted before.", field="job_id", value=job_id,
                         remedy="Read it with Client.handle(job_id), or submit under another id.")
 

@@ -428,5 +428,5 @@ def test_no_request_drawn_from_its_own_document_breaks_it(url: str, key: str, tm
     command = [sys.executable, "-m", "schemathesis.cli", "run", str(tmp_path / "openapi.json"), "--url", root, "-H", f"Authorization: Bearer {key}",
                "--checks", "not_a_server_error", "--phases", "examples,fuzzing", "--max-examples", "15", "--seed", "1", "--generation-database", "none",
                "--request-timeout", "30"]
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False, env=clean_environ())
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False, env=clean_environ(), cwd=tmp_path)
     assert ran.returncode == 0, ran.stdout[-4000:] + ran.stderr[-2000:]

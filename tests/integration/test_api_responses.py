@@ -228,6 +228,17 @@ def test_another_tenant_sees_no_response(client: OpenAI, stack: Stack, url: str)
             stranger.responses.create(model="test/echo", input="?", previous_response_id=made.id)
 
 
+def test_a_response_asked_for_again_under_its_key_is_the_same_response(client: OpenAI) -> None:
+    asked: dict[str, Any] = {"model": "test/garbage", "input": "once", "temperature": 1.0, "extra_headers": {"Idempotency-Key": "responses-once"}}
+    first, second = client.responses.create(**asked), client.responses.create(**asked)
+    assert first.to_dict() == second.to_dict()
+    streamed = told(client.responses.create(model="test/slow:300", input="?", stream=True, extra_headers={"Idempotency-Key": "responses-streamed"}))
+    again = told(client.responses.create(model="test/slow:300", input="?", stream=True, extra_headers={"Idempotency-Key": "responses-streamed"}))
+    assert again == streamed
+    left = [client.responses.create(model="test/slow:300", input="?", background=True, extra_headers={"Idempotency-Key": "responses-left"}).id for _ in "ab"]
+    assert left[0] == left[1]
+
+
 def test_the_async_client_does_the_same(url: str, key: str) -> None:
     async def life() -> tuple[str, str, str, str]:
         async with AsyncOpenAI(base_url=url, api_key=key, max_retries=0) as client:

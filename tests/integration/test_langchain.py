@@ -1,13 +1,11 @@
-"""LangChain, unmodified, against the HTTP API: chat models and embeddings of scripted checkpoints and of the real small one."""
+"""LangChain, unmodified, against the HTTP API: chat models and embeddings of scripted checkpoints, structured output of one of the torch engine."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import os
-import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, Literal
 
 import openai
@@ -16,12 +14,14 @@ from langchain_core.messages import HumanMessage, SystemMessage
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_openai import ChatOpenAI, OpenAIEmbeddings
 from pydantic import BaseModel
-from stack import SYMPOSIA, Stack, clean_environ, running_stack
+from stack import Stack, running_stack
 
+from checkpoints import facts
 from symposia.cli.info import running
+from symposia_worker.models.store import ModelStore
+from tiny import tiny_checkpoint
 
 TEAM = "ensemble:test/say:42,test/say:It is 42,test/say:41;early_stop=false;answer_kind=number"
-ROOT = Path(__file__).parents[2]
 
 
 def access(stack: Stack) -> dict[str, Any]:
@@ -104,29 +104,26 @@ class Verdict(BaseModel):
 
 @pytest.fixture(scope="module")
 def model_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """A stack that serves the real small model."""
-    cache = os.environ.get("SYMPOSIA_CACHE", str(ROOT / ".cache"))
-    with running_stack(tmp_path_factory.mktemp("langchain"), "--no-flower", SYMPOSIA_CACHE=cache) as stack:
-        pull = [*SYMPOSIA, "models", "pull", "smollm2-135m", "--no-export", "--dir", str(stack.folder)]
-        subprocess.run(pull, check=True, timeout=280, env=clean_environ(SYMPOSIA_CACHE=cache))
-        stack.run("models", "serve", "smollm2-135m")
+    """A stack that serves a checkpoint of the torch engine, which enforces forms as it does for any other: small, and of random weights."""
+    with running_stack(tmp_path_factory.mktemp("langchain"), "--no-flower") as stack:
+        folder = tiny_checkpoint(tmp_path_factory.mktemp("tiny") / "llama", "llama", chat=True, max_position_embeddings=1024)
+        ModelStore(stack.client.archive.store).push(folder, "lab/tiny", facts=facts(context=1024, capabilities=("generate", "instruct")))
+        stack.run("models", "serve", "lab/tiny")
         yield stack
 
 
-@pytest.mark.model
-def test_structured_output_is_what_the_schema_says_and_a_completion_is_gone_on_with(model_stack: Stack) -> None:
-    model = chat(model_stack, "smollm2-135m", temperature=0, max_tokens=60)
-    found = model.with_structured_output(Verdict).invoke("Is grass green? Say true or false, and its colour.")
-    assert isinstance(found, Verdict)
-    raw = model.with_structured_output(Verdict, include_raw=True).invoke("Is snow red?")
-    assert isinstance(raw["parsed"], Verdict)  # type: ignore[index]
-    mode = model.with_structured_output(Verdict, method="json_mode", include_raw=True).invoke("Write JSON.")
-    assert mode["raw"].text.lstrip().startswith("{")  # type: ignore[index]
+def test_structured_output_is_what_the_schema_says_and_seeded_answers_are_kept(model_stack: Stack) -> None:
+    model = chat(model_stack, "lab/tiny", temperature=0, max_tokens=300)
+    assert isinstance(model.with_structured_output(Verdict).invoke("Is grass green?"), Verdict)
+    raw: Any = model.with_structured_output(Verdict, include_raw=True).invoke("Is snow red?")
+    assert isinstance(raw["parsed"], Verdict)
+    mode: Any = model.with_structured_output(Verdict, method="json_mode", include_raw=True).invoke("Write JSON.")
+    assert mode["raw"].text.lstrip().startswith("{")
     with openai.OpenAI(**access(model_stack)) as client:
-        parsed = client.chat.completions.parse(model="smollm2-135m", messages=[{"role": "user", "content": "Is blood red?"}], response_format=Verdict,
-                                               temperature=0, max_tokens=60)
+        parsed = client.chat.completions.parse(model="lab/tiny", messages=[{"role": "user", "content": "Is blood red?"}], response_format=Verdict,
+                                               temperature=0, max_tokens=300)
         assert isinstance(parsed.choices[0].message.parsed, Verdict)
-        first, again = (client.chat.completions.create(model="smollm2-135m", messages=[{"role": "user", "content": "Say a word."}], temperature=1, seed=3,
+        first, again = (client.chat.completions.create(model="lab/tiny", messages=[{"role": "user", "content": "Say a word."}], temperature=1, seed=3,
                                                        max_tokens=5, extra_body={"reuse": True}) for _ in range(2))
         assert first.choices == again.choices
         assert again.model_extra is not None

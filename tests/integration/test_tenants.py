@@ -29,7 +29,6 @@ from symposia_shared.reuse import Replies
 from symposia_shared.settings import LimitSettings
 
 TEAM = "ensemble:test/say:42,test/say:It is 42,test/say:41;early_stop=false;answer_kind=number"
-SLOW_TEAM = "ensemble:test/slow:120000,test/slow:120000,test/slow:120000"
 
 
 @pytest.fixture(scope="module")
@@ -110,14 +109,15 @@ def test_two_that_come_at_once_are_one_job_while_it_runs(tenant: Tenant) -> None
     assert {a["choices"][0]["message"]["content"] for a in answers} == {"slow 1500"}
 
 
-def test_a_key_outlives_its_client_and_the_api_process(tenant: Tenant, stack: Stack) -> None:
-    # Given a client that goes before its answer comes, and an API that is killed
+def test_a_key_outlives_its_client_the_api_process_and_the_broker(tenant: Tenant, stack: Stack) -> None:
+    # Given a client that goes before its answer comes, and an API and a broker that are killed
     with pytest.raises(httpx.ReadTimeout):
         tenant.raw.post("/chat/completions", json=chat("?", "test/slow:5000"), headers={"Idempotency-Key": "k"}, timeout=1.5)
     stack.kill("api")
+    stack.kill("broker")
     time.sleep(0.5)
     # When it comes again, then it is given the answer of the one job there ever was
-    again = wait_for(lambda: tenant.post(chat("?", "test/slow:5000"), once="k"))
+    again = wait_for(lambda: (found := tenant.post(chat("?", "test/slow:5000"), once="k")).status_code != 503 and found)
     assert again.status_code == 200, again.text
     assert again.json()["choices"][0]["message"]["content"] == "slow 5000"
     assert again.headers["idempotency-replayed"] == "true"
@@ -136,6 +136,12 @@ def test_a_streamed_answer_comes_again_whole(tenant: Tenant, model: str) -> None
     first = said()
     assert first[0]
     assert said() == first
+
+
+def test_a_key_outlives_no_deletion_of_its_job(tenant: Tenant) -> None:
+    job_id = tenant.post(chat("gone"), once="k").json()["symposia"]["job_id"]
+    assert tenant.raw.delete(f"/jobs/{job_id}").status_code == 200
+    assert tenant.post(chat("gone"), once="k").status_code == 404
 
 
 def test_what_is_refused_binds_no_key(tenant: Tenant) -> None:
@@ -357,33 +363,35 @@ def test_every_route_asks_for_a_key(url: str) -> None:
             assert (answer.status_code, answer.json()["error"]["code"]) == (401, "invalid_api_key"), (method, path)
 
 
-def test_no_route_lets_a_tenant_at_a_job_or_team_of_another(tenant: Tenant, stranger: Tenant, stack: Stack, url: str) -> None:
-    # Given a job that runs, one that has ended and a team, of one tenant
+def test_no_route_lets_a_tenant_at_what_is_anothers(tenant: Tenant, stranger: Tenant, stack: Stack, url: str) -> None:
+    # Given a job and a response that run, some that have ended, and a team, all of one tenant
     ended = tenant.post(chat("secret")).json()["symposia"]["job_id"]
-    with tenant.raw.stream("POST", "/chat/completions", json=chat("secret", SLOW_TEAM, stream=True)) as answer:
-        lines = answer.iter_lines()
-        runs = next(json.loads(line[6:])["symposia"]["job_id"] for line in lines if '"symposia"' in line)
-        assert tenant.raw.put("/teams/secret-team", json={"model": TEAM}).status_code == 201
-        # When another asks for them by their own names at every route that takes a name
-        root = url.removesuffix("/v1")
-        for method, path in routes(url):
-            if method == "PUT" or "{" not in path:
-                continue  # a PUT makes what is its own
-            for name in (ended, runs, "secret-team"):
-                found = stranger.raw.request(method, root + re.sub(r"\{[^}]+\}", quote(name), path), json={} if method == "POST" else None)
-                assert found.status_code in (400, 404), (method, path, name, found.text)
-                assert "secret" not in found.text.replace("secret-team", ""), (method, path)
-        # Nor does any list tell of them
-        for method, path in routes(url):
-            if method == "GET" and "{" not in path:
-                told = stranger.raw.request(method, root + path)
-                assert not any(name in told.text for name in (ended, runs, "secret-team")), path
-        # Then they are as they were
-        assert tenant.raw.get(f"/jobs/{runs}").json()["status"] in ("queued", "running")
-        assert tenant.raw.get(f"/jobs/{ended}").json()["status"] == "done"
-        assert tenant.raw.get("/teams/secret-team").status_code == 200
-        assert tenant.raw.post(f"/jobs/{runs}/cancel").status_code == 200
-        list(lines)
+    answered = tenant.post({"model": "test/echo", "input": "secret"}, path="/responses").json()["id"]
+    runs = tenant.post({"model": "test/slow:120000", "input": "secret", "background": True}, path="/responses").json()["id"]
+    (running_job,) = [job_id for job_id, _ in stack.client.ledger.jobs() if job_id in runs]
+    assert tenant.raw.put("/teams/secret-team", json={"model": TEAM}).status_code == 201
+    names, root = (ended, answered, runs, running_job, "secret-team"), url.removesuffix("/v1")
+    # When another asks for them by their own names at every route that takes a name
+    for method, path in routes(url):
+        if method == "PUT" or "{" not in path:
+            continue  # a PUT makes what is its own
+        for name in names:
+            found = stranger.raw.request(method, root + re.sub(r"\{[^}]+\}", quote(name), path), json={} if method == "POST" else None)
+            assert found.status_code in (400, 404), (method, path, name, found.text)
+            assert "secret" not in found.text.replace("secret-team", ""), (method, path)
+    # Nor does any list tell of them, nor can a response go on from them
+    for method, path in routes(url):
+        if method == "GET" and "{" not in path:
+            told = stranger.raw.request(method, root + path)
+            assert not any(name in told.text for name in names), path
+    follows = stranger.post({"model": "test/echo", "input": "?", "previous_response_id": answered}, path="/responses")
+    assert follows.status_code == 404
+    # Then they are as they were
+    assert tenant.raw.get(f"/jobs/{running_job}").json()["status"] in ("queued", "running")
+    assert tenant.raw.get(f"/responses/{answered}").json()["status"] == "completed"
+    assert tenant.raw.get(f"/jobs/{ended}").json()["status"] == "done"
+    assert tenant.raw.get("/teams/secret-team").status_code == 200
+    assert tenant.raw.post(f"/responses/{runs}/cancel").status_code == 200
 
 
 def test_a_put_of_the_same_name_is_ones_own(tenant: Tenant, stranger: Tenant) -> None:

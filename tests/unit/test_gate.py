@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
+import json
+import multiprocessing
+import random
+import signal
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +18,7 @@ from pydantic import SecretStr
 
 from ledgers import QUEUE, claim_one, new_job, placed
 from symposia import Busy, Client, Inference
+from symposia.once import submit_behind
 from symposia_shared.archive import Archive
 from symposia_shared.errors import BadInput, KeyReused, Limited
 from symposia_shared.ledger import Ledger
@@ -130,6 +137,21 @@ def test_many_at_once_become_one_job_and_leave_no_papers_behind(clients: list[Cl
     assert list(shelf.bodies) == [f"jobs/{found[0]}/job.json"]
 
 
+def test_a_repetition_under_the_same_id_leaves_the_jobs_papers_as_they_were(clients: list[Client], ledger: Ledger, shelf: Shelf) -> None:
+    long = question("word " * 500, sampling=Sampling(temperature=1.0))
+    clients[0].submit(long, job_id="mine", idempotency_key="k")
+    papers = dict(shelf.bodies)
+    assert list(papers) == ["jobs/mine/job.json"]
+    # When it is repeated where the key is not yet seen (as if both came at once), and when the id is taken under another key
+    record = clients[1].record_of("mine", long.seeded(int(once_of("default", "k", {}).name[-12:], 16)))
+    once = Once.from_json(ledger.redis.get(f"t:once:{once_of('default', 'k', {}).name}"))
+    assert [h.job_id for h in submit_behind(clients[1], [record], Gate(once=once, life_ms=1)).handles] == ["mine"]
+    assert shelf.bodies == papers
+    with pytest.raises(BadInput, match="submitted before"):
+        clients[1].submit(long, job_id="mine", idempotency_key="other")
+    assert list(shelf.bodies) == list(papers)
+
+
 def test_a_refused_job_binds_no_key(clients: list[Client], ledger: Ledger) -> None:
     with pytest.raises(BadInput):
         clients[0].submit(Inference(model="nobody", prompt="?"), idempotency_key="k")
@@ -169,6 +191,31 @@ def test_the_jobs_of_one_request_are_recorded_together_or_not_at_all(ledger: Led
     assert answers == ["not recorded", "unplaced nobody", "not recorded"]
     assert ledger.stats()["jobs_submitted"] == 0
     assert ledger.redis.exists("t:once:t:k") == 0
+
+
+def submit_all(url: str, folder: Path, many: int) -> None:
+    """What the killed producer runs."""
+    with Client(settings=Settings(broker_url=SecretStr(url), message_key=SecretStr("k" * 24), prefix="t:", dir=folder)) as client:
+        for n in range(many):
+            client.submit(question(str(n)), idempotency_key=f"k{n}")
+
+
+def test_a_producer_that_is_killed_anywhere_and_begins_again_loses_and_doubles_nothing(ledger: Ledger, url: str, tmp_path: Path) -> None:
+    importlib.import_module("celery")  # once, and not in each child
+    fork, many = multiprocessing.get_context("fork"), 80
+    for kill_at in (4, 13, 22):
+        producer = fork.Process(target=submit_all, args=(url, tmp_path, many))
+        producer.start()
+        while ledger.stats()["jobs_submitted"] < kill_at and producer.is_alive():
+            time.sleep(0.001)
+        time.sleep(random.random() / 200)  # somewhere within a submit, not always at the same place
+        producer.kill()
+        producer.join()
+        assert producer.exitcode == -signal.SIGKILL
+    submit_all(url, tmp_path, many)
+    jobs = [ledger.job(job_id) for job_id, _ in ledger.jobs(1000)]
+    assert sorted(int(json.loads(j.spec)["prompt"]) for j in jobs if j is not None) == list(range(many))
+    assert ledger.stats()["jobs_submitted"] == many
 
 
 # -- limits ------------------------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from symposia_shared.ledger import Ledger
 from symposia_shared.settings import S3Settings, Settings
 from symposia_worker.joining import PASSWORD, await_name, joined, pool_name_here
 from symposia_worker.stack.amounts import bytes_of, shown
-from symposia_worker.stack.devices import shares
+from symposia_worker.stack.devices import memory_of, shares
 from valkey_server import running_valkey
 
 KNOWN = Settings(broker_url=SecretStr("redis://:hush@127.0.0.1:7001/0"), s3=S3Settings(access_key="key", secret_key=SecretStr("quiet")))
@@ -79,6 +79,21 @@ def test_devices_have_budgets_and_share_what_is_left_of_memory_and_cores() -> No
 def test_budgets_that_are_none_or_too_much_are_refused(text: str) -> None:
     with pytest.raises(BadInput):
         shares(text, cores=2, memory_bytes=10**10)
+
+
+def test_a_gpu_without_a_budget_has_three_quarters_of_what_its_driver_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(BadInput, match="--memory 20GB"):
+        memory_of("cuda:0")
+    driver = tmp_path / "nvidia-smi"
+    driver.write_text('#!/bin/sh\necho "$@" > "$0.asked"\necho 8000\n[ "$3" = --id=5,2 ] && echo 4000\nexit 0\n')
+    driver.chmod(0o700)
+    assert memory_of("cuda:0") == 6000 * 2**20
+    # of what CUDA is let see, by the driver's own numbers
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,2")
+    assert memory_of("cuda:0+cuda:1") == 9000 * 2**20
+    assert "--id=5,2" in (tmp_path / "nvidia-smi.asked").read_text()
+    assert memory_of("cpu:0") is None
 
 
 def test_amounts_are_read_and_shown_as_people_write_them() -> None:

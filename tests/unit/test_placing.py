@@ -76,7 +76,7 @@ def tried_all(problem: Problem) -> tuple[float, float]:
 
 @pytest.mark.parametrize("seed", range(12))
 def test_a_small_placement_is_within_five_hundredths_of_the_best_of_all_placements(seed: int) -> None:
-    problem = drawn_at_random(seed, 4, 2 + seed % 2, room=(0.6, 1.0, 1.6)[seed % 3])
+    problem = drawn_at_random(seed, 4 - seed % 2, 2 + seed % 2, room=(0.6, 1.0, 1.6)[seed % 3])
     plan = solved(problem)
     fits(problem, plan)
     value, peak = tried_all(problem)
@@ -88,7 +88,7 @@ def test_a_small_placement_is_within_five_hundredths_of_the_best_of_all_placemen
     assert plan.served_bound >= value - 1e-9
 
 
-@pytest.mark.parametrize(("seed", "checkpoints", "pools", "room"), [(1, 20, 3, 0.6), (2, 20, 4, 1.0), (3, 30, 4, 0.8), (4, 40, 4, 2.0), (5, 25, 5, 1.2)])
+@pytest.mark.parametrize(("seed", "checkpoints", "pools", "room"), [(1, 20, 3, 0.6), (2, 20, 4, 1.0), (3, 16, 4, 0.8), (4, 30, 4, 2.0)])
 def test_a_larger_one_is_within_five_hundredths_of_the_solvers_bound(seed: int, checkpoints: int, pools: int, room: float) -> None:
     problem = drawn_at_random(seed, checkpoints, pools, room=room)
     plan = solved(problem)

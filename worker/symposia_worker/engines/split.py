@@ -42,7 +42,8 @@ def require_begun(checkpoint: str, network: Any, device: str, room_bytes: float)
         size = sum(p.nbytes for p in network.parameters())
         what = (f"its embedding alone takes {embedding.nbytes / 1e6:.0f} MB and must lie in memory" if spills(device)
                 else f"it takes {size / 1e6:.0f} MB, in equal parts")
-        raise BadInput(f"{checkpoint} cannot be split over {device}, which has {WEIGHTS_SHARE * max(room_bytes, 0) / 1e6:.0f} MB for weights: {what}.", field="memory",
+        room = WEIGHTS_SHARE * max(room_bytes, 0)
+        raise BadInput(f"{checkpoint} cannot be split over {device}, which has {room / 1e6:.0f} MB for weights: {what}.", field="memory",
                        remedy="Give the device more memory, or add another to it.")
 
 

@@ -63,6 +63,7 @@ def _sent(target: Target, address: str, body: bytes, headers: Mapping[str, str],
     # a timeout of the socket's is for each read: an endpoint that answers a byte at a time would have us wait for ever
     clock = threading.Timer(timeout_s, connection.cut)
     clock.start()
+    _LIVE.add(connection)
     try:
         connection.request("POST", target.path, body=body, headers={
             "Host": target.named, "Content-Type": "application/json", "User-Agent": "symposia-webhooks/1", "Connection": "close", **headers})
@@ -71,9 +72,16 @@ def _sent(target: Target, address: str, body: bytes, headers: Mapping[str, str],
         answer.read(MOST_ANSWER_BYTES)
     finally:
         clock.cancel()
+        _LIVE.discard(connection)
         connection.close()
     said = f"HTTP {status}" + (" (redirects are not followed)" if 300 <= status < 400 else "")
     return Posted(status, said, float(wait) if wait.isdecimal() and len(wait) < 6 else None)
+
+
+def cut_all() -> None:
+    """End what is being posted: this process stops, and the notices come to another."""
+    for connection in list(_LIVE):
+        connection.cut()
 
 
 class _Pinned(http.client.HTTPConnection):
@@ -99,3 +107,6 @@ class _Pinned(http.client.HTTPConnection):
                 self.sock.shutdown(socket.SHUT_RDWR)
         except OSError:
             pass
+
+
+_LIVE: set[_Pinned] = set()

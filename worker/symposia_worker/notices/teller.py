@@ -22,7 +22,7 @@ from symposia_shared.notices.wishes import LinkedTask, seal, signed_headers, uns
 from symposia_shared.results import Result
 from symposia_shared.settings import Settings
 from symposia_worker.notices.linking import send
-from symposia_worker.notices.posting import Posted, post
+from symposia_worker.notices.posting import Posted, cut_all, post
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +59,7 @@ class Teller:
         """Begin nothing more; what is being sent is sent again by the next one, if its end is not written down."""
         self._stop.set()
         self._senders.shutdown(wait=False, cancel_futures=True)
+        cut_all()
 
     def _loop(self) -> None:
         while not self._stop.wait(LOOK_S):

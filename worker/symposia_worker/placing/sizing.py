@@ -23,8 +23,8 @@ def demand_of(model: str, *, traffic: float, precision: Precision | None, placed
                       bytes=int(int(place["bytes"]) * (1 + CACHE_SHARE)), **more)
     stored = manifest(model)
     if stored is not None:
-        return Demand(checkpoint=model, params_b=stored.facts.parameters / 1e9, traffic=traffic, precision=precision, cache_share=CACHE_SHARE,
-                      bytes=_of_files(stored, precision), source="files" if precision is None else "files, converted", **more)
+        return Demand(checkpoint=model, params_b=_parameters(stored) / 1e9, traffic=traffic, precision=precision, cache_share=CACHE_SHARE,
+                      source="files", **more)
     entry = known(model)
     if entry is not None:
         return Demand(checkpoint=model, params_b=entry.parameters / 1e9, traffic=traffic, precision=precision, cache_share=CACHE_SHARE,
@@ -33,11 +33,9 @@ def demand_of(model: str, *, traffic: float, precision: Precision | None, placed
                    remedy="Add it (`symposia models add`), or name its parameters (params_b) in the file.")
 
 
-def _of_files(stored: Manifest, precision: Precision | None) -> int | None:
-    """Bytes by the sizes of the weights' files; None leaves it to the parameters where the device decides the precision."""
+def _parameters(stored: Manifest) -> float:
+    """As the weights' files have them; as its facts do, where they are stored in a type that is not computed in."""
     kept: dict[str, Precision] = {"float32": "float32", "bfloat16": "bfloat16", "float16": "float16"}
     as_stored = kept.get(stored.facts.dtype)
-    if precision is None or as_stored is None:
-        return None
     weights = sum(f.size for f in stored.files if f.path.endswith(".safetensors"))
-    return int(weights * BYTES[precision] / BYTES[as_stored] * (1 + CACHE_SHARE))
+    return weights / BYTES[as_stored] if as_stored and weights else float(stored.facts.parameters)

@@ -110,7 +110,7 @@ def memory_of(device: str) -> int | None:
     """
     if not device.startswith("cuda"):
         return None
-    numbers = [name.partition(":")[2] or "0" for name in device.split("+")]
+    numbers = [_physical(name.partition(":")[2] or "0") for name in device.split("+")]
     query = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits", "--id=" + ",".join(numbers)]
     try:
         ran = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True)
@@ -119,3 +119,9 @@ def memory_of(device: str) -> int | None:
         raise BadInput(f"the memory of {device} cannot be read ({error}).", field="--memory", value=device,
                        remedy="Name it: --memory 20GB, or --devices cuda:0=20GB.") from None
     return total * 3 // 4
+
+
+def _physical(number: str) -> str:
+    """What the driver calls the GPU that CUDA calls ``number`` here."""
+    visible = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    return visible[int(number)] if int(number) < len(visible) else number
