@@ -215,13 +215,14 @@ class _PoolProgram:
         checkpoints = ModelCache(cache_folder(self.folder) / "models")
         folder = checkpoints.fetch(models, seat.stored)
         dtype: Dtype = "bfloat16" if precision == "bfloat16" else "float16" if precision == "float16" else "float32"
-        loaded = self.engine.load(model, str(folder), dtype=dtype, engine=seat.engine, mode=seat.mode,
-                                  base=base_of(models, manifest, checkpoints))
+        base = base_of(models, manifest, checkpoints)
+        loaded = self.engine.load(model, str(folder), dtype=dtype, engine=seat.engine, mode=seat.mode, base=base)
         log.info("loaded %s on %s %s: %.0f MB in %.1f s", model, seat.engine, seat.mode, loaded.bytes / 1e6, loaded.seconds)
         return {"queue": queue_for(model), "context": loaded.context, "longest_token_bytes": manifest.facts.longest_token_bytes,
                 "instruct": loaded.instruct, "capabilities": list(loaded.capabilities), "params_b": round(manifest.facts.parameters / 1e9, 4),
                 "engine": seat.engine, "mode": seat.mode, "revision": models.require(seat.stored).revision,
-                "bytes": loaded.bytes, "precision": "int8" if seat.mode == "fast" else dtype}
+                "bytes": loaded.bytes, "precision": "int8" if seat.mode == "fast" else dtype,
+                **({"base": base.checkpoint} if base else {})}
 
     def _by(self, precision: str | None) -> dict[str, Any]:
         """Engine and mode for a precision: 8-bit weights are openvino's, half floats and split devices torch's; None: as the pool was started."""

@@ -86,6 +86,9 @@ class TorchEngine:
             self._residents[base.checkpoint] = self._made(base.checkpoint, Path(base.folder), order.dtype)
             self._residents[base.checkpoint].wanted = False
         under = self._residents[base.checkpoint].model
+        if under.network.dtype != getattr(torch, order.dtype):
+            raise BadInput(f"{base.checkpoint} is resident in {str(under.network.dtype).removeprefix('torch.')}, and {order.checkpoint} is asked for "
+                           f"in {order.dtype}.", field="dtype", value=order.dtype, remedy="Ask for both in one precision.")
         model = adapt(under, order.checkpoint, Path(order.folder or ""), room_bytes=self._room())
         self._prefixes.shrink(self._room() - model.bytes)
         batch = self._batch(model, parameters=under.parameters)
