@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -169,6 +169,14 @@ class Store:
         try:
             pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix)
             return [item["Key"] for page in pages for item in page.get("Contents", ())]
+        except Exception as error:
+            raise self._away("list", prefix, error) from error
+
+    def listed(self, prefix: str) -> Iterator[tuple[str, float]]:
+        """All keys under ``prefix``, in order, a page at a time, each with when it was written, in seconds since the epoch."""
+        try:
+            for page in self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix):
+                yield from ((item["Key"], item["LastModified"].timestamp()) for item in page.get("Contents", ()))
         except Exception as error:
             raise self._away("list", prefix, error) from error
 

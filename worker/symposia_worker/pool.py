@@ -21,6 +21,7 @@ from symposia_shared.broker import Doorbell, placed_as
 from symposia_shared.errors import SymposiaError, Unavailable
 from symposia_shared.jobs import parse_single
 from symposia_shared.ledger import Ledger, Seat
+from symposia_shared.reuse import Replies
 from symposia_shared.turns import LIKENESS, Abstention, Cause, Completion, Timing, Turn
 from symposia_worker.adoption import Adoption
 from symposia_worker.burden import Burden
@@ -32,6 +33,7 @@ from symposia_worker.nudges import Nudges
 from symposia_worker.placement import Placement
 from symposia_worker.reconciling import Reconciler
 from symposia_worker.recorder import Recorder
+from symposia_worker.reusing import Reusing
 from symposia_worker.revival import Revival
 from symposia_worker.saying import Sayer
 from symposia_worker.tickets import Suspects, Ticket, Tickets
@@ -72,7 +74,7 @@ class Pool:
 
     def __init__(self, *, name: str, device: str, slots: int, ledger: Ledger, archive: Archive, course: Course, bell: Doorbell, engine: EngineSeat,
                  placement: Placement, origin: str = "", watch: bool = True, adopt: Callable[[str], dict[str, object]] | None = None,
-                 rests_for: frozenset[Cause] = frozenset(), memory_bytes: int = 0) -> None:
+                 rests_for: frozenset[Cause] = frozenset(), reuse_s: float = 7 * 86_400.0, memory_bytes: int = 0) -> None:
         self.name, self.device, self.ledger, self.archive, self.course, self.bell = name, device, ledger, archive, course, bell
         self.engine, self.placement, self.origin, self.watch = engine, placement, origin, watch
         self.tickets = Tickets(slots)
@@ -89,6 +91,7 @@ class Pool:
         self.recorder = Recorder(ledger=ledger, archive=archive, course=course, bell=bell, tickets=self.tickets, stopping=self.stopping,
                                  stopped=self.stopped, on_end=self._ended, on_recorded=self._feed_if_left)
         self._sayer = Sayer(ledger)
+        self._reusing = Reusing(Replies(archive.store, life_s=reuse_s), device=device, run=self._generate, record=self.recorder.put)
         self._left = 0
         self.revival, self.heartbeat = Revival(self), Heartbeat(self)
         self.adoption = Adoption(self, adopt) if adopt is not None else None
@@ -212,8 +215,22 @@ class Pool:
                 else:
                     self.recorder.later(self._check, ticket, ticket.turn)
                 return
-            on_delta = self._sayer.begin(seat.job_id, ticket.claim.fence) if ticket.claim.stream else None
-            self.engine.generate(ticket.id, ticket.turn, partial(self._on_first, ticket), partial(self._on_done, ticket), on_delta=on_delta)
+            key = self._reusing.key(ticket, self.placement.models)
+            if key is not None:
+                self.recorder.later(self._reusing.begin, ticket, key)
+                return
+            self._generate(ticket)
+        except Exception as error:
+            log.exception("turn %s", seat.key)
+            self.recorder.put(ticket, Abstention(cause="bug", message=f"{type(error).__name__}: {error}"))
+
+    def _generate(self, ticket: Ticket) -> None:
+        """Ask the engine."""
+        seat, turn = ticket.claim.seat, ticket.turn
+        assert turn is not None  # noqa: S101 - it was read before
+        try:
+            on_delta = self._sayer.begin(seat, ticket.claim.fence) if ticket.claim.stream else None
+            self.engine.generate(ticket.id, turn, partial(self._on_first, ticket), partial(self._on_done, ticket), on_delta=on_delta)
         except Unavailable:
             self.give_back([ticket], killed=False)
         except SymposiaError as error:
@@ -241,12 +258,18 @@ class Pool:
         if ticket.turn is not None:
             self.burden.learn(ticket.turn, reply)
         timing = Timing(claimed_at=ticket.claimed_at, first_token_at=ticket.first_token_at, last_token_at=time.time())
-        self.recorder.put(ticket, reply.model_copy(update={"timing": timing, "pool": self.name}))
+        reply = reply.model_copy(update={"timing": timing, "pool": self.name})
+        if ticket.reuse_key:
+            self.recorder.later(self._reusing.done, ticket, reply)
+        else:
+            self.recorder.put(ticket, reply)
 
     # -- what follows a record -------------------------------------------------------------------------------------
 
     def _ended(self, ticket: Ticket) -> None:
-        self._sayer.end(ticket.claim.seat.job_id, ticket.claim.fence)
+        self._sayer.end(ticket.claim.seat, ticket.claim.fence)
+        if ticket.reuse_key:
+            self._reusing.left(ticket)
         self.burden.drop(ticket.id)
         follows = self._suspects.leave(ticket)
         if follows is not None:

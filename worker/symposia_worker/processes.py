@@ -36,9 +36,11 @@ from symposia_worker.engines.client import EngineProcess
 from symposia_worker.engines.openai.endpoint import Endpoint
 from symposia_worker.engines.protocol import Dtype, EngineChoice, Mode
 from symposia_worker.joining import await_name
+from symposia_worker.notices.teller import Teller
 from symposia_worker.placement import Placement
 from symposia_worker.pool import Pool
 from symposia_worker.reconciling import Grasp, Reconciler
+from symposia_worker.sweeping import Sweeper
 from symposia_worker.tasks import coordinator_tasks, pool_tasks
 
 log = logging.getLogger(__name__)
@@ -92,7 +94,7 @@ def run_coordinator(settings: Settings, *, name: str) -> int:
     app = celery_app(settings, role="worker")
     ledger, archive = _seams(settings)
     coordinator = Coordinator(name=name, ledger=ledger, course=Course(ledger, archive, CeleryCanvas(app), Doorbell(app)), watch=_watching(),
-                              limits=settings.limits)
+                              limits=settings.limits, beside=(Teller(ledger, archive, settings), Sweeper(ledger, archive, settings)))
     coordinator_tasks(app, coordinator)
 
     class Running:
@@ -138,7 +140,7 @@ class _PoolProgram:
 
     def __init__(self, app: Celery, settings: Settings, plan: PoolPlan, ledger: Ledger, archive: Archive) -> None:
         self.plan, self.ledger = plan, ledger
-        self.folder = settings.dir
+        self.folder, self.reuse_s = settings.dir, settings.limits.reuse_s
         environ = plan.endpoint.environ(plan.key) if plan.endpoint else None
         self.engine = EngineProcess(plan.device, _memory(plan), threads=plan.threads, on_death=self._died, environ=environ)
         self.course = Course(ledger, archive, CeleryCanvas(app), Doorbell(app))
@@ -165,13 +167,13 @@ class _PoolProgram:
                 log.error("%s is not taken up: %s", model, error)
                 self.ledger.refuse(self.plan.name, model, str(error))
         if self.plan.test_models:
-            models["test/*"] = {"queue": TEST_QUEUE, "capabilities": list(SCRIPTED_CAN)}
+            models["test/*"] = {"queue": TEST_QUEUE, "capabilities": list(SCRIPTED_CAN), "revision": "scripted"}
         models[CHECKS] = {"queue": CHECK_QUEUE}
         self.pool = Pool(
             name=self.plan.name, device=self.plan.device, slots=self.plan.concurrency, ledger=self.ledger, archive=self.archive, course=self.course,
             bell=self.bell, engine=self.engine, placement=Placement(models), origin=self.plan.origin, watch=_watching(),
             adopt=lambda model: self._take_up(_plainly(model)), rests_for=ENDPOINT_FAULTS if self.plan.endpoint else frozenset(),
-            memory_bytes=0 if self.plan.endpoint else _memory(self.plan),
+            reuse_s=self.reuse_s, memory_bytes=0 if self.plan.endpoint else _memory(self.plan),
         )
         grasp = Grasp(take=self._take_up, close=self.consuming.close, unload=self.engine.unload)
         self.pool.reconciler = Reconciler(self.pool, grasp, begun_with=self.plan.models, memory_bytes=_memory(self.plan))
@@ -193,6 +195,7 @@ class _PoolProgram:
         model, precision = assigned.checkpoint, assigned.precision
         if self.plan.endpoint is not None:
             return self._load_remote(model)
+        from symposia_worker.models.adapters import base_of
         from symposia_worker.models.cache import ModelCache, cache_folder
         from symposia_worker.models.seats import seat_of
         from symposia_worker.models.store import ModelStore
@@ -202,13 +205,16 @@ class _PoolProgram:
         if manifest is None:
             raise UnknownModel(f"{model!r} is not in the model store.", field="model", value=model, remedy=f"Put it there: symposia models pull {model}")
         seat = seat_of(models, manifest, device=self.plan.device, **self._by(precision))
-        folder = ModelCache(cache_folder(self.folder) / "models").fetch(models, seat.stored)
+        checkpoints = ModelCache(cache_folder(self.folder) / "models")
+        folder = checkpoints.fetch(models, seat.stored)
         dtype: Dtype = "bfloat16" if precision == "bfloat16" else "float16" if precision == "float16" else "float32"
-        loaded = self.engine.load(model, str(folder), dtype=dtype, engine=seat.engine, mode=seat.mode)
+        loaded = self.engine.load(model, str(folder), dtype=dtype, engine=seat.engine, mode=seat.mode,
+                                  base=base_of(models, manifest, checkpoints))
         log.info("loaded %s on %s %s: %.0f MB in %.1f s", model, seat.engine, seat.mode, loaded.bytes / 1e6, loaded.seconds)
         return {"queue": queue_for(model), "context": loaded.context, "longest_token_bytes": manifest.facts.longest_token_bytes,
                 "instruct": loaded.instruct, "capabilities": list(loaded.capabilities), "params_b": round(manifest.facts.parameters / 1e9, 4),
-                "engine": seat.engine, "mode": seat.mode, "bytes": loaded.bytes, "precision": "int8" if seat.mode == "fast" else dtype}
+                "engine": seat.engine, "mode": seat.mode, "revision": models.require(seat.stored).revision,
+                "bytes": loaded.bytes, "precision": "int8" if seat.mode == "fast" else dtype}
 
     def _by(self, precision: str | None) -> dict[str, Any]:
         """Engine and mode for a precision: 8-bit weights are openvino's, half floats and split devices torch's; None: as the pool was started."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-import math
 from typing import Any
 
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response
 
-from symposia_shared.errors import Busy, SymposiaError
+from symposia.api.tenancy import headers_of
+from symposia_shared.errors import SymposiaError
 from symposia_shared.openai.replies import error_body, fault_of
 from symposia_shared.results import Result
 from symposia_shared.turns import Abstention
@@ -18,7 +18,8 @@ log = logging.getLogger(__name__)
 
 
 #: a job's field → what a body calls it
-_SAID = {"sampling.form": ("response_format", "structured_outputs"), "want": ("model",), "prompt": ("messages", "prompt", "input"), "members": ("model",)}
+_SAID = {"sampling.form": ("response_format", "structured_outputs", "text"),
+         "want": ("model",), "prompt": ("messages", "prompt", "input"), "members": ("model",)}
 
 
 class HttpFault(Exception):
@@ -61,8 +62,7 @@ async def answer_error(request: Request, error: Exception) -> Response:
     given: frozenset[str] = request.scope.get("fields", frozenset())
     said = _SAID.get(body["error"]["param"] or "", ())
     body["error"]["param"] = next((name for name in said if name in given), body["error"]["param"])
-    headers = {"Retry-After": str(math.ceil(error.retry_after_s))} if isinstance(error, Busy) else None
-    return JSONResponse(body, status, headers=headers)
+    return JSONResponse(body, status, headers=headers_of(error))
 
 
 async def answer_http(_: Request, error: Exception) -> Response:

@@ -33,10 +33,12 @@ async def team_of(desk: Desk, key: ApiKey, model: str) -> Team | None:
 
 async def read(desk: Desk, key: ApiKey, endpoint: str, body: Mapping[str, Any]) -> Request | Asked:
     """What a body asks for, within the limits. Raises BadInput."""
+    body = {"reuse": True, **body} if desk.limits.reuse else body
     model = body.get("model")
     messages = body.get("messages")
     if isinstance(messages, list) and len(messages) > desk.limits.max_messages:
-        raise BadInput(f"'messages' has {len(messages):,} messages; at most {desk.limits.max_messages:,} are read.", field="messages", remedy="Shorten it.")
+        raise BadInput(f"'messages' has {len(messages):,} messages; at most {desk.limits.max_messages:,} are read "
+                       "(SYMPOSIA_API__MAX_MESSAGES).", field="messages", remedy="Shorten it.")
     if model == AUTO:
         model = desk.limits.auto_model
         if model is None:
@@ -61,7 +63,8 @@ def _within(limits: ApiSettings, request: Request, body: Mapping[str, Any]) -> R
     asked = request.jobs[0].sampling.max_tokens
     if asked != UNLIMITED:
         field = "max_completion_tokens" if body.get("max_completion_tokens") is not None else "max_tokens"
-        raise BadInput(f"{field!r} is {asked:,}; at most {most:,} new tokens are made here.", field=field, value=asked, remedy="Lower it.")
+        raise BadInput(f"{field!r} is {asked:,}; at most {most:,} new tokens are made here (SYMPOSIA_API__MAX_TOKENS).", field=field, value=asked,
+                       remedy="Lower it.")
     jobs = tuple(j.model_copy(update={"sampling": j.sampling.model_copy(update={"max_tokens": most})}) for j in request.jobs)
     return replace(request, jobs=jobs)
 
@@ -69,5 +72,6 @@ def _within(limits: ApiSettings, request: Request, body: Mapping[str, Any]) -> R
 def _check_size(limits: ApiSettings, job: Collaboration) -> None:
     rounds = int(getattr(job, "rounds", 1))
     if len(job.members) * rounds > limits.max_member_rounds:
-        raise BadInput(f"{len(job.members)} members in {rounds} rounds are {len(job.members) * rounds}; at most {limits.max_member_rounds} are run.",
+        raise BadInput(f"{len(job.members)} members in {rounds} rounds are {len(job.members) * rounds}; at most {limits.max_member_rounds} are run "
+                       "(SYMPOSIA_API__MAX_MEMBER_ROUNDS).",
                        field="model", value=len(job.members) * rounds, remedy="Ask fewer members, or in fewer rounds.")

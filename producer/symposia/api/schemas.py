@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from symposia_shared.ledger.outbox import EVENTS
+
 KEYED: dict[str, Any] = {"security": [{"key": []}]}
 _MODEL = {"type": "string", "minLength": 1, "maxLength": 8000, "description": "A checkpoint, a saved team, or PATTERN:MEMBER,MEMBER;OPTION=VALUE",
           "example": "debate:smollm2-135m,gemma3-270m;rounds=2"}
@@ -16,6 +18,7 @@ _SAMPLING: dict[str, Any] = {
     "stream": {"type": "boolean"}, "stream_options": {"type": "object", "properties": {"include_usage": {"type": "boolean"}}, "additionalProperties": False},
     "structured_outputs": {"type": "object", "description": "One of json, choice and regex"},
     "user": {"type": "string"}, "metadata": {"type": "object"},
+    "reuse": {"type": "boolean", "description": "Ours: a reply kept from an equal question of this tenant will do, and this one is kept"},
 }
 _MESSAGE = {"type": "object", "required": ["role", "content"], "additionalProperties": False, "properties": {
     "role": {"enum": ["system", "developer", "user", "assistant"]},
@@ -30,7 +33,21 @@ _TEXTS = {"oneOf": [{"type": "string", "minLength": 1}, {"type": "array", "minIt
 COMPLETION: dict[str, Any] = {"type": "object", "required": ["model", "prompt"], "additionalProperties": False, "properties": {
     "model": _MODEL, "prompt": _TEXTS, "suffix": {"type": "string"}, "logprobs": {"type": "integer", "minimum": 0, "maximum": 20}, **_SAMPLING}}
 EMBEDDING: dict[str, Any] = {"type": "object", "required": ["model", "input"], "additionalProperties": False, "properties": {
-    "model": _MODEL, "input": _TEXTS, "encoding_format": {"enum": ["float", "base64"]}, "user": {"type": "string"}}}
+    "model": _MODEL, "input": _TEXTS, "encoding_format": {"enum": ["float", "base64"]}, "user": {"type": "string"},
+    "reuse": {"type": "boolean"}}}
+_ITEM = {"type": "object", "required": ["role", "content"], "properties": {"type": {"const": "message"}, "role": {"enum": [
+    "system", "developer", "user", "assistant"]}, "content": {"oneOf": [{"type": "string"}, {"type": "array", "items": {
+        "type": "object", "required": ["type", "text"], "properties": {"type": {"enum": ["input_text", "output_text"]}, "text": {"type": "string"}}}}]}}}
+RESPONSE: dict[str, Any] = {"type": "object", "required": ["model", "input"], "additionalProperties": False, "properties": {
+    "model": _MODEL, "input": {"oneOf": [{"type": "string", "minLength": 1}, {"type": "array", "minItems": 1, "items": _ITEM}]},
+    "instructions": {"type": "string"}, "max_output_tokens": {"type": "integer", "minimum": 1, "maximum": 1_000_000},
+    "metadata": {"type": "object", "additionalProperties": {"type": "string", "maxLength": 512}, "maxProperties": 16}, "store": {"type": "boolean"},
+    "background": {"type": "boolean"}, "stream": {"type": "boolean"}, "previous_response_id": {"type": "string"},
+    "text": {"type": "object", "properties": {"format": {"type": "object", "properties": {"type": {"enum": ["text", "json_object", "json_schema"]}}}}},
+    "include": {"type": "array", "items": {"const": "message.output_text.logprobs"}}, "top_logprobs": {"type": "integer", "minimum": 0, "maximum": 20},
+    "user": {"type": "string"}, **{name: _SAMPLING[name] for name in ("temperature", "top_p", "seed", "stop", "top_k", "min_p", "repetition_penalty")}}}
+WEBHOOK: dict[str, Any] = {"type": "object", "required": ["url"], "additionalProperties": False, "properties": {
+    "url": {"type": "string", "format": "uri", "maxLength": 2048}, "events": {"type": "array", "items": {"enum": list(EVENTS)}}}}
 TEAM: dict[str, Any] = {"oneOf": [
     {"type": "object", "required": ["model"], "additionalProperties": False, "properties": {"model": _MODEL}},
     {"type": "object", "required": ["pattern", "members"], "additionalProperties": False, "properties": {

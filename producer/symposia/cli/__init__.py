@@ -10,7 +10,26 @@ from importlib.util import find_spec
 
 import typer
 
-from symposia.cli import acl, control, dead, doctor, info, jobs, keys, patterns, rehearse, replay, schedule, serve, texts, vote
+from symposia.cli import (
+    acl,
+    control,
+    dead,
+    delete,
+    doctor,
+    info,
+    jobs,
+    keys,
+    patterns,
+    rehearse,
+    replay,
+    reuse,
+    schedule,
+    serve,
+    tenants,
+    texts,
+    vote,
+    webhooks,
+)
 from symposia.cli.options import AsJson, Folder
 from symposia_shared.errors import SymposiaError
 
@@ -28,6 +47,8 @@ def build() -> typer.Typer:
     dead.register(app)
     control.register(app)
     schedule.register(app)
+    webhooks.register(app)
+    delete.register(app)
     patterns.register(app)
     rehearse.register(app)
     replay.register(app)
@@ -38,6 +59,8 @@ def build() -> typer.Typer:
     app.add_typer(weights, name="weights", rich_help_panel="Answers")
     app.command("serve", rich_help_panel="Stack")(serve.serve)
     keys.register(app)
+    tenants.register(app)
+    reuse.register(app)
     app.command("acl", rich_help_panel="Stack")(acl.acl)
     app.command("info", rich_help_panel="Stack")(_info)
     app.command("doctor", rich_help_panel="Stack")(_doctor)

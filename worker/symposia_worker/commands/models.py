@@ -24,6 +24,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print facts as JSON, and n
 Accept = Annotated[bool, typer.Option("--accept-licence", help="You have read the checkpoint's licence and accept it.")]
 Untrained = Annotated[bool, typer.Option("--untrained", help="Store it though it predicts neither English nor code: random weights, another "
                                          "language. What was measured is recorded.")]
+Base = Annotated[str, typer.Option("--base", metavar="ID", help="Of a LoRA adapter: what its base is called here, where it calls it otherwise.")]
 Model = Annotated[str, typer.Argument(metavar="ID", help="NAME or OWNER/NAME.")]
 NoExport = Annotated[bool, typer.Option("--no-export", help="Make no forms for OpenVINO; torch serves it.")]
 
@@ -49,8 +50,9 @@ def push(
     folder: Annotated[Path, typer.Argument(help="config.json, tokenizer and weights, as save_pretrained or a publisher wrote them.")],
     name: Annotated[str, typer.Option("--name", metavar="ID", help="What it is called here; a name of the catalogue stands for that checkpoint.")],
     accept_licence: Accept = False, untrained: Untrained = False, json: AsJson = False, dir: Folder = None, no_export: NoExport = False,
+    base: Base = "",
 ) -> None:
-    """Store the checkpoint in a folder, made plain where it must be, after loading it once to see that model and tokenizer are right."""
+    """Store the checkpoint, or LoRA adapter, in a folder, made plain where it must be, after loading it once to see that model and tokenizer are right."""
     from symposia_worker.models import forms, ingest
     from symposia_worker.models.cache import cache_folder
 
@@ -58,7 +60,7 @@ def push(
     forms.own_name(name)
     with shown() as progress:
         stored = ingest.add_folder(models, folder, name, cache=cache_folder(stack), accept_licence=accept_licence, untrained=untrained,
-                                   progress=progress)
+                                   base=base, progress=progress)
     if not no_export:
         _exported(models, stored, stack)
     _tell(stored, json)
@@ -69,6 +71,7 @@ def add(
     what: Annotated[str, typer.Argument(metavar="ID|FOLDER", help="A checkpoint's id, or a folder.")],
     name: Annotated[str, typer.Option("--name", metavar="ID", help="What a folder is called here; default: its own name.")] = "",
     accept_licence: Accept = False, untrained: Untrained = False, json: AsJson = False, dir: Folder = None, no_export: NoExport = False,
+    base: Base = "",
 ) -> None:
     """Pull an id or alias of the catalogue or a repository of the hub, or push a folder; its entry is derived from its files.
 
@@ -79,7 +82,7 @@ def add(
 
     source = source_named(what)
     if isinstance(source, Path):
-        push(source, name or source.resolve().name, accept_licence, untrained, json, dir, no_export)
+        push(source, name or source.resolve().name, accept_licence, untrained, json, dir, no_export, base)
     else:
         pull(source, accept_licence, untrained, json, dir, no_export)
 
@@ -136,7 +139,8 @@ def _print_table(stored: Sequence[Manifest]) -> None:
     for m in sorted(stored, key=_under_its_checkpoint):
         f = m.facts
         name = f"  openvino {f.form_of.mode}" if f.form_of else m.id
-        table.add_row(name, f.architecture, f"{f.parameters:,}", str(f.context), " ".join(f.capabilities), f"{m.size:,}", f.licence)
+        architecture = f"LoRA of {f.adapter_of.id}" if f.adapter_of else f.architecture
+        table.add_row(name, architecture, f"{f.parameters:,}", str(f.context), " ".join(f.capabilities), f"{m.size:,}", f.licence)
     Console(width=None if sys.stdout.isatty() else 200).print(table)
 
 

@@ -44,13 +44,6 @@ class Model:
     #: how an encoder's states become a vector
     pooling: Pooling = field(default_factory=Pooling)
 
-    @property
-    def capabilities(self) -> tuple[str, ...]:
-        """What this engine can do with it by its kind and its tokenizer."""
-        if self.kind != "generate":
-            return (self.kind,)
-        return ("generate", *(["instruct"] if self.renderer.instruct else []), *(["infill"] if self.renderer.infill else []))
-
 
 def load_model(checkpoint: str, folder: Path, *, dtype: Dtype, device: str, room_bytes: float) -> Model:
     """Load a checkpoint. Raises BadInput for what cannot be served here, Damaged for files that are wrong."""
@@ -65,7 +58,7 @@ def load_model(checkpoint: str, folder: Path, *, dtype: Dtype, device: str, room
     if needed > room_bytes and not split.spills(device):
         raise BadInput(f"{checkpoint} as {dtype} needs {needed / 1e6:.0f} MB, and {device} has {max(room_bytes, 0) / 1e6:.0f} MB left.",
                        field="memory", remedy="Unload another checkpoint, give the device more memory, or make it of several (cuda:0+cuda:1, cpu+disk).")
-    tokenizer = _tokenizer(checkpoint, folder)
+    tokenizer = load_tokenizer(checkpoint, folder)
     context, pooling = _context(checkpoint, config, tokenizer), _pooling(checkpoint, folder, kind)
     network = _network(checkpoint, folder, dtype, device, kind, room_bytes)
     eos = {*_ids(config.eos_token_id), *_ids(getattr(getattr(network, "generation_config", None), "eos_token_id", None))}
@@ -139,7 +132,8 @@ def _growth(config: Any, dtype: Dtype) -> float:
     return float(wanted.itemsize / stored.itemsize)
 
 
-def _tokenizer(checkpoint: str, folder: Path) -> Any:
+def load_tokenizer(checkpoint: str, folder: Path) -> Any:
+    """A checkpoint's tokenizer. Raises BadInput where none can be read without running code."""
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # transformers raises whatever a tokenizer's files make it trip over

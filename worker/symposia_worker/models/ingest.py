@@ -17,7 +17,9 @@ import yaml
 from symposia_shared import catalogue
 from symposia_shared.catalogue import Entry, Facts, HubSource, PackageSource
 from symposia_shared.errors import BadInput, Unavailable, UnknownModel
+from symposia_worker.families.adapters import is_adapter
 from symposia_worker.models import sources, trial
+from symposia_worker.models.adapters import add_adapter
 from symposia_worker.models.conversion import reasons_to_convert
 from symposia_worker.models.locks import hold_shared, locked, try_locked
 from symposia_worker.models.manifest import Manifest, sha256_of, within
@@ -60,14 +62,22 @@ def _pull(models: ModelStore, model: str, *, cache: Path, accept_licence: bool, 
 
 
 def add_folder(models: ModelStore, folder: Path, model: str, *, cache: Path | None = None, untrained: bool = False,
-               accept_licence: bool = False, progress: Progress = silent) -> Manifest:
+               accept_licence: bool = False, base: str = "", progress: Progress = silent) -> Manifest:
     """Store the checkpoint in ``folder``, in transformers' form or its publisher's, as ``model``. Raises BadInput where it is refused.
+
+    A LoRA adapter in PEFT's form is stored as such; ``base`` is its base's id here, where it calls it otherwise.
 
     ``cache``: where what must be converted is written meanwhile; the system's folder for such files where it is None.
     ``untrained``: it is not refused for predicting neither English nor code; what was measured is recorded. A name of the catalogue
     stands for that checkpoint: its licence is asked for, and the folder must be what the catalogue says.
     """
     checkpoint_id(model)
+    if is_adapter(folder):
+        with _disk(folder), _workplace(cache) as place:
+            return add_adapter(models, folder, model, cache=cache or place, licence=licence_of(folder), base=base, untrained=untrained,
+                               progress=progress)
+    if base:
+        raise BadInput(f"{folder} is no LoRA adapter, and has no base.", field="base", value=base, remedy="Leave --base out.")
     entry = catalogue.known(model)
     if entry is not None:
         model = entry.id

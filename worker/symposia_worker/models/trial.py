@@ -54,7 +54,12 @@ def convert_gguf(file: Path, folder: Path, name: str) -> Found:
     return _run("gguf", str(file), str(folder), name=name)
 
 
-def _run(module: Literal["probe", "convert", "gguf"], *arguments: str, name: str) -> Found:
+def adapter(folder: Path, base: Path, name: str, *, untrained: bool = False) -> Found:
+    """What the LoRA adapter in ``folder`` is over the checkpoint in ``base``. Raises BadInput where it is refused."""
+    return _run("adapter_trial", str(folder), str(base), json.dumps({"untrained": untrained}), name=name)
+
+
+def _run(module: Literal["probe", "convert", "gguf", "adapter_trial"], *arguments: str, name: str) -> Found:
     child = f"symposia_worker.families.{module}"
     environment = {key: os.environ[key] for key in _PASSED if key in os.environ}
     environment |= {"OMP_NUM_THREADS": str(min(4, os.cpu_count() or 1)), "OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false",

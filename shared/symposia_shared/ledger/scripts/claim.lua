@@ -4,7 +4,7 @@
 -- ARGV[7], where it is not '': 'tokens mean free', what the pool has taken on, the mean of a turn, and its free slots. Of a queue that several
 -- pools serve it then takes no turn while another one with room has less to do, by more than a turn; that one is told so on its channel.
 -- Answers {what became of the turn a doorbell named (ARGV[5], or ''), turns left ready, then per turn: job, round, turn, fence, attempt,
--- engine deaths, kind, spec, payload, queue, '1' if it is to run alone, '1' if its answer is read as it comes}.
+-- engine deaths, kind, spec, payload, queue, '1' if it is to run alone, '1' if its answer is read as it comes, whose replies it may be given again}.
 local nonce, lease, most, pools, named = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
 local out = {'none', 0}
 local taken = 0
@@ -18,7 +18,7 @@ local stopped = paused['pool:' .. ARGV[6]]
 
 local function take(job, r, i)
   local j, at = J(job), r .. ':' .. i
-  local v = redis.call('HMGET', j, 't:' .. at, 'c:' .. r, 'qn:' .. at, 'k', 'sp', 'p:' .. at, 'e:' .. at, 'al:' .. at, 'sm')
+  local v = redis.call('HMGET', j, 't:' .. at, 'c:' .. r, 'qn:' .. at, 'k', 'sp', 'p:' .. at, 'e:' .. at, 'al:' .. at, 'sm', 'ru')
   if not v[1] or v[2] or string.sub(v[1], 1, 1) ~= 'q' then return false end
   local attempt = redis.call('HINCRBY', j, 'a:' .. at, 1)
   local fence = attempt .. '.' .. nonce .. '.' .. taken
@@ -28,7 +28,7 @@ local function take(job, r, i)
   count('calls_started')
   -- one that failed is queued as 'q', one whose pool or engine died as 'q:FENCE': only the latter repeats a call
   if attempt > 1 and v[1] ~= 'q' then count('calls_repeated') end
-  for _, x in ipairs({job, r, i, fence, attempt, v[7] or 0, v[4], v[5], v[6] or '', v[3], v[8] or '', v[9] or ''}) do out[#out + 1] = x end
+  for _, x in ipairs({job, r, i, fence, attempt, v[7] or 0, v[4], v[5], v[6] or '', v[3], v[8] or '', v[9] or '', v[10] or ''}) do out[#out + 1] = x end
   taken = taken + 1
   return true
 end
