@@ -174,7 +174,7 @@ class _PoolProgram:
         """Verified files on this disk, then resident on the device; raises what is wrong with either."""
         if self.plan.endpoint is not None:
             return self._load_remote(model)
-        from symposia_worker.models.cache import ModelCache, cache_folder
+        from symposia_worker.models.cache import cache_folder, shared_cache
         from symposia_worker.models.seats import seat_of
         from symposia_worker.models.store import ModelStore
 
@@ -183,7 +183,7 @@ class _PoolProgram:
         if manifest is None:
             raise UnknownModel(f"{model!r} is not in the model store.", field="model", value=model, remedy=f"Put it there: symposia models pull {model}")
         seat = seat_of(models, manifest, device=self.plan.device, engine=self.plan.engine, mode=self.plan.mode)
-        folder = ModelCache(cache_folder(self.folder) / "models").fetch(models, seat.stored)
+        folder = shared_cache(cache_folder(self.folder)).fetch(models, seat.stored)
         loaded = self.engine.load(model, str(folder), engine=seat.engine, mode=seat.mode)
         log.info("loaded %s on %s %s: %.0f MB in %.1f s", model, seat.engine, seat.mode, loaded.bytes / 1e6, loaded.seconds)
         return {"queue": queue_for(model), "context": loaded.context, "longest_token_bytes": manifest.facts.longest_token_bytes,

@@ -15,7 +15,7 @@ from symposia_shared.catalogue import CheckpointId, Facts
 from symposia_shared.errors import BadInput, Damaged, UnknownModel
 from symposia_shared.store import Head, Store
 from symposia_worker.models.download import download
-from symposia_worker.models.manifest import Manifest, StoredFile, manifest_key, sha256_of, within
+from symposia_worker.models.manifest import Manifest, StoredFile, manifest_key, within
 from symposia_worker.models.weights import checkpoint_files, form_files
 
 _ID: TypeAdapter[str] = TypeAdapter(CheckpointId)
@@ -70,7 +70,7 @@ class ModelStore:
         done, files = 0, []
         for path in paths:
             progress(f"reading {path}", done, total)
-            files.append(StoredFile(path=path, size=before[path][0], sha256=sha256_of(within(folder, path))))
+            files.append(StoredFile.of(folder, path))
             done += before[path][0]
         manifest = Manifest.of(model, files, facts=facts)
         if self.sound(model) == manifest:
