@@ -27,6 +27,8 @@ class S3Settings(BaseModel):
     access_key: str | None = None
     secret_key: SecretStr | None = None
     bucket: str = "symposia"
+    #: of boto3's configuration files; keys that are given come before it
+    profile: str | None = None
 
 
 class LimitSettings(BaseModel):
@@ -69,6 +71,10 @@ class Settings(BaseSettings):
     s3: S3Settings = S3Settings()
     limits: LimitSettings = LimitSettings()
     api: ApiSettings = ApiSettings()
+    #: the S3 that ``symposia models pull s3://BUCKET/PREFIX`` reads, where it is another one; the bucket is the source's own
+    source: S3Settings | None = None
+    #: whether checkpoints whose licence forbids commercial use may be added
+    allow_non_commercial: bool = False
     #: the key that messages are signed with, the same for all producers and workers of a deployment
     message_key: SecretStr | None = None
     #: every Redis key and channel of ours starts with it

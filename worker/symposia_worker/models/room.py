@@ -137,7 +137,12 @@ class Room:
 
     def evict(self, cached: Cached) -> bool:
         """Remove ``cached`` unless some process downloads or uses it; whether it is gone."""
-        return self._remove("~".join(cached.folder.relative_to(self.folder).parts), cached.folder)
+        return self.remove(cached.folder)
+
+    def remove(self, folder: Path) -> bool:
+        """Remove a checkpoint's folder, or a partial one, unless some process downloads or uses it; whether it is gone."""
+        partial = folder.parent == self.folder / PARTIAL
+        return self._remove(folder.name if partial else "~".join(folder.relative_to(self.folder).parts), folder)
 
     # -- counting
 
