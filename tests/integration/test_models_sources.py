@@ -347,13 +347,15 @@ def test_a_checkpoint_that_needs_another_repositorys_vocabulary_is_pulled_by_its
 
 
 def test_a_licence_that_is_not_for_commerce_must_be_accepted_for_a_folder_as_well(models: ModelStore, encoder: Path) -> None:
+    with pytest.raises(BadInput, match=r"CC-BY-NC-4.0, which forbids commercial use.*SYMPOSIA_ALLOW_NON_COMMERCIAL"):
+        ingest.add_folder(models, encoder, "incoder-1b", terms=ingest.Terms(accepted=True))
     with pytest.raises(BadInput, match=r"CC-BY-NC-4.0.*not an open-source licence"):
-        ingest.add_folder(models, encoder, "incoder-1b")
+        ingest.add_folder(models, encoder, "incoder-1b", terms=ingest.Terms(non_commercial=True))
 
 
 def test_a_folder_that_is_another_model_than_the_catalogue_says_is_refused(models: ModelStore, encoder: Path) -> None:
     with pytest.raises(BadInput, match="of the type roberta with a context of 128; the catalogue says xglm"):
-        ingest.add_folder(models, encoder, "incoder-1b", accept_licence=True)
+        ingest.add_folder(models, encoder, "incoder-1b", terms=ingest.Terms(accepted=True, non_commercial=True))
     assert models.manifest("facebook/incoder-1B") is None
 
 

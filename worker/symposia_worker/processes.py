@@ -33,6 +33,8 @@ from symposia_worker.course import Course
 from symposia_worker.engines.client import EngineProcess
 from symposia_worker.engines.openai.endpoint import Endpoint
 from symposia_worker.engines.protocol import EngineChoice, Mode
+from symposia_worker.models.cache import cache_folder
+from symposia_worker.models.prefetching import Watch
 from symposia_worker.pool import Placement, Pool
 from symposia_worker.tasks import coordinator_tasks, pool_tasks
 
@@ -136,6 +138,7 @@ class _PoolProgram:
         self.course = Course(ledger, archive, CeleryCanvas(app), Doorbell(app))
         self.archive, self.bell, self.app = archive, Doorbell(app), app
         self.pool: Pool | None = None
+        self.prefetch = None if plan.endpoint else Watch(cache_folder(settings.dir), settings)
 
     def start(self) -> None:
         warm(self.app, self.archive)
@@ -163,8 +166,12 @@ class _PoolProgram:
     def ready(self) -> None:
         if self.pool is not None:
             self.pool.ready()
+        if self.prefetch is not None:
+            self.prefetch.start()
 
     def leave(self) -> None:
+        if self.prefetch is not None:
+            self.prefetch.stop()
         if self.pool is not None:
             self.pool.stop(GRACE_S)
         else:
@@ -174,7 +181,7 @@ class _PoolProgram:
         """Verified files on this disk, then resident on the device; raises what is wrong with either."""
         if self.plan.endpoint is not None:
             return self._load_remote(model)
-        from symposia_worker.models.cache import cache_folder, shared_cache
+        from symposia_worker.models.cache import shared_cache
         from symposia_worker.models.seats import seat_of
         from symposia_worker.models.store import ModelStore
 

@@ -8,17 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from symposia_shared.errors import Damaged
+    from symposia_shared.settings import S3Settings
     from symposia_worker.models.index import Rows
-    from symposia_worker.models.store import ModelStore
 
 _HEAD = ("id", "architecture", "parameters", "context", "can", "bytes", "licence")
 #: columns that are aligned to the right
 _NUMBERS = {2, 3, 5}
 
 
-def list_models(models: ModelStore, *, json: bool, check: bool) -> None:
+def list_models(settings: S3Settings, *, json: bool, check: bool) -> None:
     """Print the rows of the index; ``check`` reads every manifest instead. Raises Damaged where one cannot be read."""
-    rows, damaged = _read(models) if check else models.listed()
+    quick = None if check else _quick(settings)
+    rows, damaged = (quick, ()) if quick is not None else _read(settings, check=check)
     if json:
         print(jsons.dumps([_facts(model, row) for model, row in rows.items()]))
     elif rows:
@@ -31,12 +32,31 @@ def list_models(models: ModelStore, *, json: bool, check: bool) -> None:
         raise one
 
 
-def _read(models: ModelStore) -> tuple[Rows, tuple[Damaged, ...]]:
-    """The truth: every manifest; the index is drawn from it again."""
+def _quick(settings: S3Settings) -> Rows | None:
+    """The rows, where the index is whole and can be read without boto3; None: ``_read`` does it."""
+    from http.client import HTTPException
+
+    from symposia_shared.reading import QuickReader
+    from symposia_worker.models.index import read
+
+    try:
+        found = read(QuickReader(settings))
+    except (OSError, ValueError, HTTPException):
+        return None
+    return found.rows if found.complete and not found.unsure else None
+
+
+def _read(settings: S3Settings, *, check: bool) -> tuple[Rows, tuple[Damaged, ...]]:
+    """The rows; ``check``: of the manifests themselves, and the index is drawn from them again."""
     from contextlib import suppress
 
     from symposia_shared.errors import Conflict, Unavailable
+    from symposia_shared.store import Store
+    from symposia_worker.models.store import ModelStore
 
+    models = ModelStore(Store(settings))
+    if not check:
+        return models.listed()
     found = models.list()
     with suppress(Conflict, Unavailable):
         models.index.rebuild(lambda: found.checkpoints)

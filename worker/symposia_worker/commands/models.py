@@ -14,6 +14,7 @@ from symposia_worker.models.progress import shown
 
 if TYPE_CHECKING:
     from symposia_shared.catalogue import HubSource, S3Source
+    from symposia_shared.settings import Settings
     from symposia_shared.store import Store
     from symposia_worker.models.forms import Forms
     from symposia_worker.models.ingest import Terms
@@ -132,7 +133,7 @@ def list_(check: Annotated[bool, typer.Option("--check", help="Read every manife
     """What is in the model store, and what is registered and not stored yet."""
     from symposia_worker.commands.listing import list_models
 
-    list_models(opened(dir)[1], json=json, check=check)
+    list_models(_known(dir).s3, json=json, check=check)
 
 
 command.command("prefetch")(keeping.prefetch)
@@ -200,17 +201,24 @@ def rm(model: Model, json: AsJson = False, dir: Folder = None) -> None:
 
 def opened(dir: Path | None) -> tuple[Path, ModelStore]:
     """The stack's folder and its model store."""
-    from symposia_shared.errors import StackUnavailable
-    from symposia_shared.settings import CREDENTIALS, load
     from symposia_shared.store import Store
     from symposia_worker.models.store import ModelStore
+
+    settings = _known(dir)
+    return settings.dir, ModelStore(Store(settings.s3))
+
+
+def _known(dir: Path | None) -> Settings:
+    """The settings. Raises StackUnavailable where they know no model store."""
+    from symposia_shared.errors import StackUnavailable
+    from symposia_shared.settings import CREDENTIALS, load
 
     settings = load(dir)
     named = settings.s3.endpoint_url or settings.s3.access_key or settings.external
     if not named and not (settings.dir / CREDENTIALS).exists():
         raise StackUnavailable(f"No model store is known: no stack has been started in {settings.dir}, and SYMPOSIA_S3__ENDPOINT_URL "
                                "is not set. Run `symposia up --detach`, or name the folder with --dir or SYMPOSIA_DIR.")
-    return settings.dir, ModelStore(Store(settings.s3))
+    return settings
 
 
 def _terms(accepted: bool, dir: Path | None) -> Terms:

@@ -15,12 +15,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from symposia_shared.catalogue import Entry
 from symposia_shared.errors import Conflict, Unavailable
-from symposia_shared.store import Store
-from symposia_worker.models.manifest import Manifest
+
+if TYPE_CHECKING:
+    from symposia_shared.catalogue import Entry
+    from symposia_shared.store import Store
+    from symposia_worker.models.manifest import Manifest
 
 PREFIX = "catalogue/"
 SHARDS = 16
@@ -39,6 +41,14 @@ R = TypeVar("R")
 def stored_row(manifest: Manifest) -> dict[str, Any]:
     """What the index keeps of a manifest."""
     return {"revision": manifest.revision, "bytes": manifest.size, **manifest.facts.model_dump(mode="json", exclude_defaults=True)}
+
+
+class Readable(Protocol):
+    """What the index is read from (``symposia_shared.store``, ``symposia_shared.reading``)."""
+
+    def keys(self, prefix: str) -> list[str]: ...
+
+    def tagged(self, key: str) -> tuple[bytes, str] | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +118,8 @@ class Index:
 
     def entry(self, name: str) -> Entry | None:
         """The entry registered under ``name``, an id or else an alias."""
+        from symposia_shared.catalogue import Entry
+
         row = self._shard(shard_of(name))[0].get(name)
         if row is None or "entry" not in row:
             row = next((r for r in self.listed().rows.values() if name in r.get("entry", {}).get("aliases", ())), None)
@@ -115,12 +127,7 @@ class Index:
 
     def listed(self) -> Listed:
         """All rows by id, as far as they are known."""
-        keys = self._store.keys(PREFIX)
-        rows: Rows = {}
-        for shard, _ in _in_parallel(self._shard, [n for n in range(SHARDS) if _key(n) in keys]):
-            rows.update(shard)
-        marks = frozenset(marked(key) for key in keys if key.startswith(MARKS))
-        return Listed(dict(sorted(rows.items())), marks, complete=_COMPLETE in keys)
+        return read(self._store)
 
     def rebuild(self, manifests: Callable[[], Iterable[Manifest]]) -> None:
         """Draw all rows from ``manifests`` again; entries stay. What others write meanwhile is theirs. Raises Conflict."""
@@ -138,8 +145,7 @@ class Index:
         self._store.put(_COMPLETE, b"{}")
 
     def _shard(self, shard: int) -> tuple[Rows, str | None]:
-        found = self._store.tagged(_key(shard))
-        return ({}, None) if found is None else (_unpacked(found[0]), found[1])
+        return _shard(self._store, shard)
 
     def _change(self, shard: int, change: Callable[[Rows], Rows]) -> None:
         for _ in range(_TRIES):
@@ -150,6 +156,16 @@ class Index:
         raise Unavailable(f"{self._store.uri(_key(shard))} is written by too many at once. Try again.")
 
 
+def read(store: Readable) -> Listed:
+    """What the index in ``store`` has."""
+    keys = store.keys(PREFIX)
+    rows: Rows = {}
+    for shard, _ in _in_parallel(lambda n: _shard(store, n), [n for n in range(SHARDS) if _key(n) in keys]):
+        rows.update(shard)
+    marks = frozenset(marked(key) for key in keys if key.startswith(MARKS))
+    return Listed(dict(sorted(rows.items())), marks, complete=_COMPLETE in keys)
+
+
 def marked(key: str) -> str:
     """The id of the checkpoint a mark is for."""
     return key.removeprefix(MARKS).partition("~~")[0].replace("~", "/")
@@ -158,6 +174,11 @@ def marked(key: str) -> str:
 def shard_of(model: str) -> int:
     """The shard of a checkpoint's row."""
     return hashlib.sha256(model.encode()).digest()[0] % SHARDS
+
+
+def _shard(store: Readable, shard: int) -> tuple[Rows, str | None]:
+    found = store.tagged(_key(shard))
+    return ({}, None) if found is None else (_unpacked(found[0]), found[1])
 
 
 def _key(shard: int) -> str:
