@@ -12,7 +12,7 @@ import http.client
 import re
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote, unquote_plus, urlsplit
 
 if TYPE_CHECKING:
     from symposia_shared.settings import S3Settings
@@ -46,7 +46,7 @@ class QuickReader:
             query = {"encoding-type": "url", "list-type": "2", "prefix": prefix, **({"continuation-token": token} if token else {})}
             _, body, _ = self._get(f"/{self._bucket}", "&".join(f"{k}={quote(v, safe='~-._')}" for k, v in sorted(query.items())), must=True)
             text = body.decode()
-            found += [unquote(key) for key in _KEY.findall(text)]
+            found += [unquote_plus(key) for key in _KEY.findall(text)]
             following = _NEXT.search(text)
             if following is None:
                 return found

@@ -359,7 +359,8 @@ def test_the_command_fetches_by_itself_where_no_pool_is_up_and_queues_where_one_
 
 
 @pytest.mark.parametrize("variable", ["SYMPOSIA_CACHE_BYTES", "SYMPOSIA_PREFETCH_BYTES"])
-def test_a_budget_that_is_no_number_is_told(cli: Callable[..., Any], models: ModelStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+def test_a_budget_that_is_no_number_is_told(cli: Callable[..., Any], models: ModelStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                            variable: str) -> None:
     pushed(models, tmp_path, "a", elements=1000)
     monkeypatch.setenv(variable, "plenty")
     with pytest.raises(BadInput, match=f"{variable} is 'plenty'"):
