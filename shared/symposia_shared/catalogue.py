@@ -56,6 +56,13 @@ class FormOf(Value):
     mode: FormMode
 
 
+class AdapterOf(Value):
+    """Of which checkpoint, and of which of its revisions, a stored LoRA adapter goes on."""
+
+    id: CheckpointId
+    revision: Sha256
+
+
 class Facts(Value):
     """What is known of a stored checkpoint without loading it."""
 
@@ -84,6 +91,8 @@ class Facts(Value):
     dtype: str
     #: None: it is a checkpoint as published, in transformers' form
     form_of: FormOf | None = None
+    #: None: it has weights of its own. Else it is a LoRA adapter, ``parameters`` being its own
+    adapter_of: AdapterOf | None = None
 
 
 def countable_bytes(text: str) -> int:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -213,6 +214,20 @@ class Store:
         except Exception as error:
             raise self._away("delete", key, error) from error
 
+    def delete_many(self, keys: Sequence[str]) -> None:
+        """Delete objects, a thousand in a request; those that are not there are no error."""
+        for at in range(0, len(keys), 1000):
+            with self.reaching("delete", keys[at]):
+                self.client.delete_objects(Bucket=self.bucket, Delete={"Objects": [{"Key": k} for k in keys[at:at + 1000]], "Quiet": True})
+
+    @contextmanager
+    def reaching(self, verb: str, key: str) -> Iterator[None]:
+        """What goes wrong with the client within, as StoreUnavailable with its remedy."""
+        try:
+            yield
+        except Exception as error:
+            raise self._away(verb, key, error) from error
+
     def keys(self, prefix: str) -> list[str]:
         """All keys under ``prefix``, in order."""
         return [found.key for found in self.objects(prefix)]
@@ -248,6 +263,14 @@ class Store:
         except Exception as error:
             if _status(error) != 404:
                 raise self._away("delete", upload.key, error) from error
+
+    def listed(self, prefix: str) -> Iterator[tuple[str, float]]:
+        """All keys under ``prefix``, in order, a page at a time, each with when it was written, in seconds since the epoch."""
+        try:
+            for page in self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix):
+                yield from ((item["Key"], item["LastModified"].timestamp()) for item in page.get("Contents", ()))
+        except Exception as error:
+            raise self._away("list", prefix, error) from error
 
     def _away(self, verb: str, key: str, error: Exception) -> SymposiaError:
         where = self.settings.endpoint_url or f"AWS S3 ({self.settings.region})"

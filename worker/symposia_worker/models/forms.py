@@ -79,7 +79,7 @@ def servable() -> bool:
 def suits(manifest: Manifest) -> bool:
     """Whether forms of a checkpoint may be made: it is a decoder of an allowed architecture, and no form itself."""
     facts = manifest.facts
-    return facts.form_of is None and facts.model_type in ALLOWED and "generate" in facts.capabilities
+    return facts.form_of is None and facts.adapter_of is None and facts.model_type in ALLOWED and "generate" in facts.capabilities
 
 
 def told(models: ModelStore, manifest: Manifest) -> Forms | None:

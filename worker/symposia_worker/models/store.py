@@ -18,7 +18,7 @@ from symposia_shared.store import Head, Store
 from symposia_worker.models.download import download
 from symposia_worker.models.index import Index, Rows, stored_row
 from symposia_worker.models.manifest import Manifest, StoredFile, manifest_key, within
-from symposia_worker.models.weights import checkpoint_files, form_files
+from symposia_worker.models.weights import adapter_files, checkpoint_files, form_files
 
 _ID: TypeAdapter[str] = TypeAdapter(CheckpointId)
 _MANIFEST = re.compile(r"models/(?P<id>.+)/manifest\.json")
@@ -67,7 +67,8 @@ class ModelStore:
         that arrived. Raises BadInput where a file changes meanwhile.
         """
         checkpoint_id(model)
-        paths = form_files(folder) if facts.form_of else checkpoint_files(folder)
+        listed = form_files if facts.form_of else adapter_files if facts.adapter_of else checkpoint_files
+        paths = listed(folder)
         before = {p: _stamp(folder / p) for p in paths}
         total = sum(size for size, _ in before.values())
         done, files = 0, []

@@ -1,0 +1,1 @@
+"""The residency policy beside published ones and a solver's optimum, on seeded traces."""

@@ -1,0 +1,48 @@
+"""What a residency policy sees of a device at one moment."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How one checkpoint stands with a device. Times are seconds, sizes bytes."""
+
+    checkpoint: str
+    #: what it takes while it is resident: weights and cache, measured once it was
+    bytes: int
+    #: how long it takes to make it resident
+    load_s: float
+    resident: bool = False
+    #: turns that wait, and for how long the oldest has
+    waiting: int = 0
+    oldest_s: float = 0.0
+    #: how long the device takes to serve what waits
+    serve_s: float = 0.0
+    #: turns in progress; it is not evicted before they have ended
+    running: int = 0
+    #: never evicted
+    pinned: bool = False
+    #: turns that come, a second, as ``Demand`` has seen them
+    rate: float = 0.0
+    #: since it was last asked or loaded
+    idle_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A device's memory budget and every checkpoint that is resident or waited for."""
+
+    budget_bytes: int
+    standings: tuple[Standing, ...]
+
+    @property
+    def resident(self) -> tuple[Standing, ...]:
+        """Those on the device."""
+        return tuple(s for s in self.standings if s.resident)
+
+    @property
+    def free_bytes(self) -> int:
+        """What no resident takes; below 0 where they were found to take more than was thought."""
+        return self.budget_bytes - sum(s.bytes for s in self.resident)

@@ -1,0 +1,100 @@
+"""What decides a kept reply: the key has all of it and nothing else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from symposia_shared.prompts import ChoiceForm, JsonForm, Message, Sampling, user
+from symposia_shared.reuse import Replies, digest_of
+from symposia_shared.store import Written
+from symposia_shared.turns import Completion, Kept, Timing, Turn
+
+PLACE = {"revision": "r1", "engine": "openvino", "mode": "exact", "queue": "q"}
+
+
+def turn(*, member: str = "a", model: str = "m", text: str = "?", more: dict[str, Any] | None = None, **sampling: Any) -> Turn:
+    return Turn(member=member, model=model, messages=user(text), sampling=Sampling(**sampling), **(more or {}))
+
+
+def key(asked: Turn, *, device: str = "cpu:0", **place: Any) -> str | None:
+    return digest_of(asked, {**PLACE, **place}, device=device)
+
+
+def test_what_does_not_decide_a_reply_does_not_change_its_key() -> None:
+    same = key(turn())
+    assert key(turn(member="b")) == same  # who asks
+    assert key(turn(more={"after": (0,)})) == same  # what it waited for
+    assert key(turn(seed=3, top_p=0.5, top_k=4, min_p=0.1)) == same  # what is drawn, where nothing is
+    assert key(turn(), device="cpu:1", queue="other", context=7) == same  # which share of the machine
+
+
+@pytest.mark.parametrize("place", [{"revision": "r2"}, {"engine": "torch"}, {"mode": "fast"}, {"device": "cuda:0"}])
+def test_another_revision_engine_mode_or_kind_of_device_is_another_key(place: dict[str, Any]) -> None:
+    assert key(turn(), **place) != key(turn())
+
+
+@pytest.mark.parametrize("other", [
+    turn(text="!"), turn(model="n"), turn(max_tokens=9), turn(stop=("x",)), turn(repetition_penalty=1.1), turn(logprobs=0), turn(form=JsonForm()),
+    turn(form=ChoiceForm(options=("a", "b"))), turn(more={"raw": True}), turn(more={"suffix": "s"}), turn(more={"want": "score"}), turn(temperature=1, seed=1),
+    Turn(member="a", model="m", messages=(Message(role="system", content="?"),)),
+])
+def test_another_question_is_another_key(other: Turn) -> None:
+    assert key(other) not in (None, key(turn()))
+
+
+def test_draws_are_told_apart_by_all_that_decides_them() -> None:
+    drawn = [turn(temperature=1, seed=1), turn(temperature=1, seed=2), turn(temperature=2, seed=1), turn(temperature=1, seed=1, top_p=0.5),
+             turn(temperature=1, seed=1, top_k=5), turn(temperature=1, seed=1, min_p=0.5)]
+    assert len({key(d) for d in drawn}) == len(drawn)
+
+
+def test_what_may_come_out_otherwise_is_never_kept() -> None:
+    assert key(turn(temperature=0.7)) is None  # a draw without a seed
+    assert key(turn(model="check/python")) is None  # no model
+    assert digest_of(turn(), {"queue": "q", "engine": "openai"}, device="openai:http://h") is None  # nobody knows what answers
+    assert digest_of(turn(), {}, device="cpu") is None
+
+
+class Shelf:
+    """An S3 that is a dictionary and writes once."""
+
+    def __init__(self) -> None:
+        self.bodies: dict[str, bytes] = {}
+
+    def get(self, name: str) -> bytes | None:
+        return self.bodies.get(name)
+
+    def put_once(self, name: str, body: bytes) -> Written:
+        return Written(ours=name not in self.bodies, body=self.bodies.setdefault(name, body))
+
+    def delete(self, name: str) -> None:
+        self.bodies.pop(name, None)
+
+    def keys(self, prefix: str) -> list[str]:
+        return [k for k in sorted(self.bodies) if k.startswith(prefix)]
+
+
+def test_a_reply_is_kept_once_without_its_times_and_given_again_with_its_origin() -> None:
+    shelf = Shelf()
+    replies = Replies(shelf, life_s=60)  # type: ignore[arg-type]
+    made = Completion(text="x", timing=Timing(claimed_at=5.0), pool="p")
+    assert replies.keep("reuse/t/k.json", made, job_id="one").kept == Kept(key="reuse/t/k.json")
+    replies.keep("reuse/t/k.json", Completion(text="y"), job_id="two")
+    given = replies.get("reuse/t/k.json")
+    assert given is not None
+    assert (given.text, given.timing, given.kept) == ("x", Timing(), Kept(key="reuse/t/k.json", made_in="one"))
+    assert given.reused
+    assert replies.erase("other") == []
+    assert replies.erase("t") == ["reuse/t/k.json"]
+    assert shelf.bodies == {}
+
+
+def test_a_tenants_name_that_begins_like_another_is_not_erased_with_it() -> None:
+    shelf = Shelf()
+    replies = Replies(shelf, life_s=60)  # type: ignore[arg-type]
+    for tenant in ("lab", "lab2"):
+        replies.keep(replies.key(tenant, "k"), Completion(text="x"), job_id="j")
+    assert replies.erase("lab") == ["reuse/lab/k.json"]
+    assert list(shelf.bodies) == ["reuse/lab2/k.json"]
