@@ -28,6 +28,8 @@ class S3Settings(BaseModel):
     access_key: str | None = None
     secret_key: SecretStr | None = None
     bucket: str = "symposia"
+    #: of boto3's configuration files; keys that are given come before it
+    profile: str | None = None
 
 
 class LimitSettings(BaseModel):
@@ -133,6 +135,10 @@ class Settings(BaseSettings):
     s3: S3Settings = S3Settings()
     limits: LimitSettings = LimitSettings()
     api: ApiSettings = ApiSettings()
+    #: the S3 that ``symposia models pull s3://BUCKET/PREFIX`` reads, where it is another one; the bucket is the source's own
+    source: S3Settings | None = None
+    #: whether checkpoints whose licence forbids commercial use may be added
+    allow_non_commercial: bool = False
     webhooks: WebhookSettings = WebhookSettings()
     retention: RetentionSettings = RetentionSettings()
     batches: BatchSettings = BatchSettings()

@@ -40,6 +40,8 @@ from symposia_worker.engines.client import EngineProcess
 from symposia_worker.engines.openai.endpoint import Endpoint
 from symposia_worker.engines.protocol import Dtype, EngineChoice, Mode
 from symposia_worker.joining import await_name
+from symposia_worker.models.cache import cache_folder, shared_cache
+from symposia_worker.models.prefetching import Watch
 from symposia_worker.notices.teller import Teller
 from symposia_worker.placement import Placement
 from symposia_worker.pool import Pool
@@ -153,6 +155,7 @@ class _PoolProgram:
         self.course = Course(ledger, archive, CeleryCanvas(app), Doorbell(app))
         self.archive, self.bell, self.app = archive, Doorbell(app), app
         self.pool: Pool | None = None
+        self.prefetch = None if plan.endpoint else Watch(cache_folder(settings.dir), settings)
         self.consuming = Consuming()
         #: what the desired placement says of it; None: nothing, and it serves what it was asked for
         self.named = _patiently(lambda: Desired(ledger).of(plan.name)[1], plan.name)
@@ -190,8 +193,12 @@ class _PoolProgram:
     def ready(self) -> None:
         if self.pool is not None:
             self.pool.ready()
+        if self.prefetch is not None:
+            self.prefetch.start()
 
     def leave(self) -> None:
+        if self.prefetch is not None:
+            self.prefetch.stop()
         if self.pool is not None:
             self.pool.stop(GRACE_S)
         else:
@@ -203,7 +210,6 @@ class _PoolProgram:
         if self.plan.endpoint is not None:
             return self._load_remote(model)
         from symposia_worker.models.adapters import base_of
-        from symposia_worker.models.cache import ModelCache, cache_folder
         from symposia_worker.models.seats import seat_of
         from symposia_worker.models.store import ModelStore
 
@@ -212,7 +218,7 @@ class _PoolProgram:
         if manifest is None:
             raise UnknownModel(f"{model!r} is not in the model store.", field="model", value=model, remedy=f"Put it there: symposia models pull {model}")
         seat = seat_of(models, manifest, device=self.plan.device, **self._by(precision))
-        checkpoints = ModelCache(cache_folder(self.folder) / "models")
+        checkpoints = shared_cache(cache_folder(self.folder))
         folder = checkpoints.fetch(models, seat.stored)
         dtype: Dtype = "bfloat16" if precision == "bfloat16" else "float16" if precision == "float16" else "float32"
         base = base_of(models, manifest, checkpoints)
