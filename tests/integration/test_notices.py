@@ -332,7 +332,8 @@ def test_deleting_a_job_erases_every_copy_and_says_what(told_stack: Stack, raw: 
     """Long prompts and replies, two rounds, a dead letter's neighbour, and a notice that waits: all of it is gone."""
     receiver.statuses += [500] * 50
     long = "word " * 400
-    made = raw.post("/responses", json={"model": "debate:test/echo,test/echo;rounds=2;early_stop=false", "input": long, "metadata": {"webhook": receiver.url}})
+    team = "debate:test/echo,test/echo;rounds=2;early_stop=false;answer_kind=number"
+    made = raw.post("/responses", json={"model": team, "input": long, "metadata": {"webhook": receiver.url}})
     job_id = made.json()["symposia"]["job_id"]
     wait_for(lambda: receiver.came)
     assert len([k for k in everywhere(told_stack, job_id) if k.startswith("jobs/")]) > 4
