@@ -227,6 +227,7 @@ class _PoolProgram:
         return {"queue": queue_for(model), "context": loaded.context, "longest_token_bytes": manifest.facts.longest_token_bytes,
                 "instruct": loaded.instruct, "capabilities": list(loaded.capabilities), "params_b": round(manifest.facts.parameters / 1e9, 4),
                 "engine": seat.engine, "mode": seat.mode, "revision": models.require(seat.stored).revision,
+                "base_revision": manifest.facts.adapter_of.revision if manifest.facts.adapter_of else None,
                 "bytes": loaded.bytes, "precision": "int8" if seat.mode == "fast" else dtype,
                 **({"base": base.checkpoint} if base else {})}
 
