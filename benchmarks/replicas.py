@@ -102,7 +102,7 @@ def tokens(ended: list[Ended]) -> Counter[str]:
     return found
 
 
-def measured(stack: Stack, *, model: str, seed: int, minutes: float, in_flight: int, every_s: float) -> tuple[str, list[str]]:
+def measured(stack: Stack, *, model: str, seed: int, minutes: float, in_flight: int, every_s: float, patience_s: float) -> tuple[str, list[str]]:
     """The figures as text, and what was broken."""
     whole_journal(stack)
     pools = Pools(stack, every_s)
@@ -111,7 +111,7 @@ def measured(stack: Stack, *, model: str, seed: int, minutes: float, in_flight: 
     time.sleep(IDLE_S)
     begun = Broker.seen(stack)
     began = time.monotonic()
-    load = Load(stack, lambda n: asked(model, seed, n), _until(began + 60 * minutes), in_flight)
+    load = Load(stack, lambda n: asked(model, seed, n), _until(began + 60 * minutes), in_flight, patience_s)
     watcher.start()
     ended = load.run()
     loaded = Broker.seen(stack)
@@ -182,6 +182,7 @@ def main() -> int:
     parser.add_argument("--every", type=float, default=60.0, help="seconds between two kills")
     parser.add_argument("--in-flight", type=int, default=32)
     parser.add_argument("--model", default="", help="a stored checkpoint in place of the scripted ones; it is pulled where it is not stored")
+    parser.add_argument("--patience", type=float, default=240.0, help="seconds a job may take to end")
     parser.add_argument("--seed", type=int, default=1)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="replicas-") as scratch:
@@ -189,7 +190,8 @@ def main() -> int:
         with running_stack(Path(scratch) / "stack", devices=devices) as stack:
             if given.model:
                 _served(stack, given.model, given.pools)
-            text, broken = measured(stack, model=given.model, seed=given.seed, minutes=given.minutes, in_flight=given.in_flight, every_s=given.every)
+            text, broken = measured(stack, model=given.model, seed=given.seed, minutes=given.minutes, in_flight=given.in_flight, every_s=given.every,
+                                    patience_s=given.patience)
     print(f"{machine()}; {given.pools} pools, {given.model or 'scripted'}, {given.in_flight} in flight, load average {os.getloadavg()[1]:.1f}\n{text}")
     return 1 if broken else 0
 
