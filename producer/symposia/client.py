@@ -13,37 +13,33 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from symposia.admission import check_roles, needs, prompt_bytes, sized, unable
 from symposia.asking import embeddings, question, score_of, scoring, vectors_of
+from symposia.batches import TenantBatches
 from symposia.handle import AsyncHandle, Handle
 from symposia.on_commit import submit_on_commit
 from symposia.once import submit_once
 from symposia.telling import submit_wishing, wish_of
 from symposia.watcher import Watcher
 from symposia_shared.archive import Archive, checked_id
-from symposia_shared.broker import CHECKS, Doorbell, celery_app
+from symposia_shared.broker import Doorbell, celery_app
 from symposia_shared.erasing import Erased, Places, erase
-from symposia_shared.errors import BadInput, Busy, NotPlaced, PromptTooLong, SymposiaError, UnknownJob, UnknownModel
-from symposia_shared.jobs import SINGLE_KINDS, Job
-from symposia_shared.ledger import Ledger, NewJob, Seat
+from symposia_shared.errors import BadInput, UnknownJob
+from symposia_shared.jobs import Job
+from symposia_shared.ledger import Ledger, NewJob
 from symposia_shared.ledger.control import Control
 from symposia_shared.ledger.outbox import Outbox
-from symposia_shared.ledger.usage import tenant_of
 from symposia_shared.prompts import Sampling
 from symposia_shared.results import Result, Score
 from symposia_shared.schedules import Schedule, Schedules
 from symposia_shared.settings import Settings, load
 from symposia_shared.store import Store
+from symposia_shared.submission import new_job, refusal, ring, taken
 
 if TYPE_CHECKING:
     from celery.canvas import Signature
 
 #: jobs recorded in one round trip
 SUBMIT_BATCH = 250
-#: of jobs submitted together, every so many share a doorbell: one bell claims as many turns (``pool.BELL_CLAIMS``)
-PER_BELL = 8
-
-
 #: of jobs cancelled together, so many are rung for; the sweeper finds the others within seconds
 RUNG = 100
 
@@ -71,6 +67,11 @@ class Client:
     def watcher(self) -> Watcher:
         """What hears of jobs' ends."""
         return Watcher(self.ledger)
+
+    @cached_property
+    def batches(self) -> TenantBatches:
+        """Batches and their files, of the tenant ``default``."""
+        return TenantBatches(self)
 
     @cached_property
     def bell(self) -> Doorbell:
@@ -123,7 +124,7 @@ class Client:
             chunk = list(zip(ids[start:start + SUBMIT_BATCH], jobs[start:start + SUBMIT_BATCH], strict=True))
             for job_id, _ in chunk:
                 if job_ids is not None and self.archive.result(job_id) is not None:
-                    raise self.taken(job_id)
+                    raise taken(job_id)
             records = [self._record(job_id, job) for job_id, job in chunk]
             handles += self.submit_records(records)
         return handles
@@ -139,7 +140,7 @@ class Client:
     def _submit_later(self, job: Job, job_id: str, at: datetime | None, delay_s: float) -> Handle:
         due_ms = self.due_ms(at, delay_s)
         if self.archive.result(checked_id(job_id)) is not None:
-            raise self.taken(job_id)
+            raise taken(job_id)
         return self.submit_records([self.record_of(job_id, job, due_ms=due_ms)])[0]
 
     def schedule(self, schedule_id: str, job: Job, *, cron: str | None = None, every_s: int | None = None) -> int:
@@ -165,7 +166,7 @@ class Client:
         """Raise the reason of the first job that the ledger has not taken."""
         for record, answer in zip(records, answers, strict=False):
             if not answer.startswith(("ok ", "later ", "not recorded")):
-                raise self._refused(record, answer)
+                raise refusal(self.ledger, self.archive.store, record, answer)
 
     def record_of(self, job_id: str, job: Job, **more: Any) -> NewJob:
         """What the ledger is to record of a job: checked, its draws fixed, its JSON in S3 where it is long. Raises BadInput or StoreUnavailable."""
@@ -243,56 +244,11 @@ class Client:
         self.close()
 
     def _record(self, job_id: str, job: Job) -> NewJob:
-        reuse = tenant_of(job.tags) if job.reuse and job.repeatable else ""
-        job = job.seeded(secrets.randbits(48))
-        check_roles(job, self.ledger.placed)
-        job = sized(job, self.ledger.placed)
-        spec = self.archive.spec(job_id, job.to_json())
-        return NewJob(job_id=job_id, kind=job.name, spec=spec, deadline_ms=int(job.deadline_s * 1000), prompt_bytes=prompt_bytes(job),
-                      models=job.models, needs=needs(job), priority="" if job.priority == "normal" else job.priority, tags=job.tags, reuse=reuse)
+        return new_job(self.ledger, self.archive, job_id, job, seed=secrets.randbits(48))
 
     def ring(self, records: Sequence[NewJob], answers: Sequence[str]) -> None:
         """Wake whoever runs the jobs that the ledger has taken."""
-        taken = [(r, a.removeprefix("ok ")) for r, a in zip(records, answers, strict=True) if a.startswith("ok ")]
-        for n, (record, queue) in enumerate(taken):
-            if record.kind not in SINGLE_KINDS:
-                self.bell.advance(record.job_id, kind=record.kind, first=True)
-            elif len(taken) < PER_BELL or n % PER_BELL == 0:
-                self.bell.turn(Seat(record.job_id, 0, 0), queue, kind=record.kind)
-
-    def _refused(self, record: NewJob, answer: str) -> SymposiaError:
-        word, _, rest = answer.partition(" ")
-        if word == "busy":
-            return busy(rest)
-        if word == "draining":
-            return Busy(f"{rest} takes no new jobs: its queue is being drained. Submit once it is resumed (`symposia resume {rest}`).", retry_after_s=60.0)
-        if word == "unplaced":
-            return self._unplaced(rest)
-        if word == "unable":
-            need, model = rest.split(" ", 1)
-            return unable(model, need, self.ledger.placed())
-        if word == "toolong":
-            context, longest, model = rest.split(" ", 2)
-            return PromptTooLong(
-                f"the prompt has {record.prompt_bytes:,} bytes; {model} takes {int(context):,} tokens of at most {longest} bytes each, so it cannot fit.",
-                field="prompt", value=record.prompt_bytes, remedy="Shorten it, or use a checkpoint with a longer context.")
-        return self.taken(record.job_id)
-
-    def _unplaced(self, model: str) -> SymposiaError:
-        placed = ", ".join(sorted(m for m in self.ledger.placed() if m != CHECKS)) or "none"
-        if model.startswith("test/"):
-            return NotPlaced(f"no pool serves the test checkpoints ({model!r}).", field="model", value=model,
-                             remedy="Start one: symposia up --test-models")
-        if self.archive.store.get(f"models/{model}/manifest.json") is not None:
-            return NotPlaced(f"{model!r} is in the model store, but no pool is meant to serve it (served: {placed}).", field="model", value=model,
-                             remedy=f"Start one: symposia up --model {model}")
-        return UnknownModel(f"no checkpoint {model!r} is in the model store (served: {placed}).", field="model", value=model,
-                            remedy=f"See `symposia models list`, or put it there: symposia models pull {model}")
-
-    def taken(self, job_id: str) -> BadInput:
-        """The refusal of an id that another job has."""
-        return BadInput(f"a job {job_id!r} was submitted before.", field="job_id", value=job_id,
-                        remedy="Read it with Client.handle(job_id), or submit under another id.")
+        ring(self.bell, records, answers)
 
 
 class AsyncClient:
@@ -353,11 +309,3 @@ class AsyncClient:
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         await self.close()
-
-
-def busy(told: str) -> Busy:
-    """The ledger's ``SECONDS queue|jobs|memory COUNT QUEUE`` as an error."""
-    seconds, what, count, queue = told.split(" ", 3)
-    full = {"queue": f"{int(count):,} turns wait on {queue}, which is its limit", "jobs": f"{int(count):,} jobs are in flight, which is the limit",
-            "memory": f"Redis holds {int(count) / 2**20:,.0f} MiB, more than the share of its maxmemory that jobs may fill"}[what]
-    return Busy(f"{full}. Try again in about {seconds} s, or raise the limit (SYMPOSIA_LIMITS__QUEUE, __JOBS, __MEMORY).", retry_after_s=float(seconds))

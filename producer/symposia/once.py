@@ -18,6 +18,7 @@ from symposia_shared.ledger import NewJob
 from symposia_shared.ledger.allowances import found_once
 from symposia_shared.ledger.gate import Gate, Once, Rates, once_of
 from symposia_shared.ledger.usage import tenant_of
+from symposia_shared.submission import taken
 
 if TYPE_CHECKING:
     from symposia.client import Client
@@ -40,7 +41,7 @@ def submit_once(client: Client, job: Job, key: str, *, job_id: str | None = None
     if before is not None:
         return client.handle(before.job_ids[0])
     if job_id is not None and known:
-        raise client.taken(job_id)
+        raise taken(job_id)
     if not job.repeatable:
         # seeded by the key: who repeats it under an id of his own writes the same papers again, and not those of another draw
         job = job.seeded(int(once.name[-12:], 16)).model_copy(update={"reuse": False})

@@ -28,6 +28,8 @@ class S3Settings(BaseModel):
     access_key: str | None = None
     secret_key: SecretStr | None = None
     bucket: str = "symposia"
+    #: of boto3's configuration files; keys that are given come before it
+    profile: str | None = None
 
 
 class LimitSettings(BaseModel):
@@ -112,6 +114,17 @@ class RetentionSettings(BaseModel):
         return None if days == "never" else days
 
 
+class BatchSettings(BaseModel):
+    """What a batch may be, and how much of it is in the queues at once."""
+
+    #: bytes of an input file
+    max_bytes: int = Field(200 * 1024 * 1024, ge=1_024)
+    #: lines of it
+    max_lines: int = Field(50_000, ge=1, le=9_999_999)
+    #: lines of one batch in flight at most; within it twice as many as the pools have slots
+    in_flight: int = Field(1_024, ge=1, le=10_000)
+
+
 class Settings(BaseSettings):
     """``SYMPOSIA_BROKER_URL``, ``SYMPOSIA_S3__ENDPOINT_URL`` and so on; see ``load``."""
 
@@ -122,8 +135,13 @@ class Settings(BaseSettings):
     s3: S3Settings = S3Settings()
     limits: LimitSettings = LimitSettings()
     api: ApiSettings = ApiSettings()
+    #: the S3 that ``symposia models pull s3://BUCKET/PREFIX`` reads, where it is another one; the bucket is the source's own
+    source: S3Settings | None = None
+    #: whether checkpoints whose licence forbids commercial use may be added
+    allow_non_commercial: bool = False
     webhooks: WebhookSettings = WebhookSettings()
     retention: RetentionSettings = RetentionSettings()
+    batches: BatchSettings = BatchSettings()
     #: the key that messages are signed with, the same for all producers and workers of a deployment
     message_key: SecretStr | None = None
     #: every Redis key and channel of ours starts with it

@@ -28,7 +28,7 @@ from symposia_worker.burden import Burden
 from symposia_worker.checks import COMPARER, checked
 from symposia_worker.course import Course
 from symposia_worker.engines.protocol import Pulse
-from symposia_worker.heartbeat import Heartbeat
+from symposia_worker.heartbeat import BEAT_S, Heartbeat
 from symposia_worker.nudges import Nudges
 from symposia_worker.placement import Placement
 from symposia_worker.reconciling import Reconciler
@@ -156,6 +156,8 @@ class Pool:
             named = self._claim(named=seat, wait_s=1.0)
             if named not in ("queued", "ok"):
                 return self.tickets.ended(seat) or named
+            if named == "queued":  # there may be free slots that this turn may not have: a batch's, or more than this pool's share
+                self.stopping.wait(BEAT_S / 2)
         return "left to the ledger"
 
     def _claim(self, *, named: Seat | None = None, wait_s: float = 0.0) -> str:
@@ -167,7 +169,8 @@ class Pool:
         try:
             # without the look-around a turn left to another pool, who was not told, would lie there
             burden = self.burden.said(self.tickets.slots - len(self.tickets)) if self.watch else ""
-            claimed = self.ledger.claim(most=most, pools=self.heartbeat.peers, queues=self.placement.queues, named=named, pool=self.name, burden=burden)
+            claimed = self.ledger.claim(most=most, pools=self.heartbeat.peers, queues=self.placement.queues, named=named, pool=self.name, burden=burden,
+                                        batch=self.tickets.for_batches(most))
             now = time.time()
             tickets = [Ticket(claim=c, claimed_at=now, attended=named is not None and c.seat == named) for c in claimed.claims]
         finally:
@@ -260,7 +263,7 @@ class Pool:
         timing = Timing(claimed_at=ticket.claimed_at, first_token_at=ticket.first_token_at, last_token_at=time.time())
         reply = reply.model_copy(update={"timing": timing, "pool": self.name})
         if ticket.reuse_key:
-            self.recorder.later(self._reusing.done, ticket, reply)
+            self.recorder.later(self._reusing.done, ticket, reply, self.placement.models)
         else:
             self.recorder.put(ticket, reply)
 

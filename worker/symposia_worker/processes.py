@@ -19,6 +19,8 @@ from typing import Any, Protocol, TypeVar
 from celery import Celery, bootsteps, signals
 
 from symposia_shared.archive import Archive
+from symposia_shared.batches.files import Files
+from symposia_shared.batches.records import Batches
 from symposia_shared.broker import CHECK_QUEUE, CHECKS, COORDINATOR, TEST_QUEUE, Doorbell, celery_app, queue_for
 from symposia_shared.errors import BrokerUnavailable, SymposiaError, Unavailable, UnknownModel
 from symposia_shared.ledger import Ledger
@@ -28,6 +30,8 @@ from symposia_shared.settings import Settings
 from symposia_shared.store import Store
 from symposia_shared.turns import Cause
 from symposia_worker import remote
+from symposia_worker.batches.drive import Seams
+from symposia_worker.batches.driver import Driver
 from symposia_worker.canvas import CeleryCanvas
 from symposia_worker.consuming import Consuming
 from symposia_worker.coordinator import Coordinator
@@ -36,6 +40,8 @@ from symposia_worker.engines.client import EngineProcess
 from symposia_worker.engines.openai.endpoint import Endpoint
 from symposia_worker.engines.protocol import Dtype, EngineChoice, Mode
 from symposia_worker.joining import await_name
+from symposia_worker.models.cache import cache_folder, shared_cache
+from symposia_worker.models.prefetching import Watch
 from symposia_worker.notices.teller import Teller
 from symposia_worker.placement import Placement
 from symposia_worker.pool import Pool
@@ -93,8 +99,11 @@ def run_coordinator(settings: Settings, *, name: str) -> int:
     """Run a coordinator until it is told to stop. Returns the exit code."""
     app = celery_app(settings, role="worker")
     ledger, archive = _seams(settings)
+    seams = Seams(ledger, archive, Doorbell(app), Batches(ledger, archive.store), Files(ledger, archive.store), settings.limits, settings.api,
+                  settings.batches)
+    beside = (Teller(ledger, archive, settings), Sweeper(ledger, archive, settings), Driver(seams, name=name))
     coordinator = Coordinator(name=name, ledger=ledger, course=Course(ledger, archive, CeleryCanvas(app), Doorbell(app)), watch=_watching(),
-                              limits=settings.limits, beside=(Teller(ledger, archive, settings), Sweeper(ledger, archive, settings)))
+                              limits=settings.limits, beside=beside)
     coordinator_tasks(app, coordinator)
 
     class Running:
@@ -146,6 +155,7 @@ class _PoolProgram:
         self.course = Course(ledger, archive, CeleryCanvas(app), Doorbell(app))
         self.archive, self.bell, self.app = archive, Doorbell(app), app
         self.pool: Pool | None = None
+        self.prefetch = None if plan.endpoint else Watch(cache_folder(settings.dir), settings)
         self.consuming = Consuming()
         #: what the desired placement says of it; None: nothing, and it serves what it was asked for
         self.named = _patiently(lambda: Desired(ledger).of(plan.name)[1], plan.name)
@@ -183,8 +193,12 @@ class _PoolProgram:
     def ready(self) -> None:
         if self.pool is not None:
             self.pool.ready()
+        if self.prefetch is not None:
+            self.prefetch.start()
 
     def leave(self) -> None:
+        if self.prefetch is not None:
+            self.prefetch.stop()
         if self.pool is not None:
             self.pool.stop(GRACE_S)
         else:
@@ -196,7 +210,6 @@ class _PoolProgram:
         if self.plan.endpoint is not None:
             return self._load_remote(model)
         from symposia_worker.models.adapters import base_of
-        from symposia_worker.models.cache import ModelCache, cache_folder
         from symposia_worker.models.seats import seat_of
         from symposia_worker.models.store import ModelStore
 
@@ -205,7 +218,7 @@ class _PoolProgram:
         if manifest is None:
             raise UnknownModel(f"{model!r} is not in the model store.", field="model", value=model, remedy=f"Put it there: symposia models pull {model}")
         seat = seat_of(models, manifest, device=self.plan.device, **self._by(precision))
-        checkpoints = ModelCache(cache_folder(self.folder) / "models")
+        checkpoints = shared_cache(cache_folder(self.folder))
         folder = checkpoints.fetch(models, seat.stored)
         dtype: Dtype = "bfloat16" if precision == "bfloat16" else "float16" if precision == "float16" else "float32"
         base = base_of(models, manifest, checkpoints)
@@ -214,6 +227,7 @@ class _PoolProgram:
         return {"queue": queue_for(model), "context": loaded.context, "longest_token_bytes": manifest.facts.longest_token_bytes,
                 "instruct": loaded.instruct, "capabilities": list(loaded.capabilities), "params_b": round(manifest.facts.parameters / 1e9, 4),
                 "engine": seat.engine, "mode": seat.mode, "revision": models.require(seat.stored).revision,
+                "base_revision": manifest.facts.adapter_of.revision if manifest.facts.adapter_of else None,
                 "bytes": loaded.bytes, "precision": "int8" if seat.mode == "fast" else dtype,
                 **({"base": base.checkpoint} if base else {})}
 

@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 from symposia.api import faults, page
 from symposia.api.desk import Desk
 from symposia.api.ears import Ears
-from symposia.api.routes import completions, embeddings, events, health, jobs, models, responses, teams, usage, webhooks
+from symposia.api.routes import batches, completions, embeddings, events, files, health, jobs, models, responses, teams, usage, webhooks
 from symposia.api.told import Told
 from symposia.client import Client
 from symposia_shared.errors import SymposiaError
@@ -34,7 +34,7 @@ def make(settings: Settings) -> FastAPI:
     first = settings.api.key.get_secret_value() if settings.api.key else None
     client = Client(settings=settings)
     app.state.desk = Desk(client, Keys(client.ledger, first=first), Ears(settings.broker, settings.prefix), settings.api)
-    for resource in (completions, responses, embeddings, models, jobs, events, teams, webhooks, usage, health):
+    for resource in (completions, responses, embeddings, models, jobs, events, teams, files, batches, webhooks, usage, health):
         app.include_router(resource.router)
     app.add_exception_handler(faults.HttpFault, faults.answer_fault)
     app.add_exception_handler(SymposiaError, faults.answer_error)

@@ -63,3 +63,25 @@ def body(schema: dict[str, Any]) -> dict[str, Any]:
     """What is said of a path that takes this body."""
     return {**KEYED, "requestBody": {"required": True, "content": {"application/json": {"schema": schema}}},
             "responses": {"default": {"description": "An error", "content": {"application/json": {"schema": ERROR}}}}}
+
+
+BATCH: dict[str, Any] = {"type": "object", "required": ["input_file_id", "endpoint", "completion_window"], "additionalProperties": False, "properties": {
+    "input_file_id": {"type": "string", "minLength": 1, "maxLength": 200},
+    "completion_window": {"type": "string", "description": "24h, 90m, 7d", "example": "24h"},
+    "endpoint": {"enum": ["/v1/chat/completions", "/v1/completions", "/v1/embeddings"]},
+    "metadata": {"type": "object", "maxProperties": 16, "additionalProperties": {"type": "string", "maxLength": 512}},
+    "output_expires_after": {"type": "object", "required": ["anchor", "seconds"], "additionalProperties": False, "properties": {
+        "anchor": {"const": "created_at"}, "seconds": {"type": "integer", "minimum": 3600, "maximum": 2_592_000}}},
+    "symposia": {"type": "object", "additionalProperties": False, "properties": {
+        "auto_model": {"type": "string", "description": "Who answers lines whose model is 'auto'"},
+        "mixed": {"type": "boolean", "description": "Lines may have any url that is served"}}}}}
+_FILE_FORM = {"type": "object", "required": ["file", "purpose"], "properties": {
+    "file": {"type": "string", "format": "binary"}, "purpose": {"enum": ["batch"]}, "expires_after[anchor]": {"const": "created_at"},
+    "expires_after[seconds]": {"type": "integer", "minimum": 3600, "maximum": 2_592_000}}}
+UPLOAD: dict[str, Any] = {**KEYED, "requestBody": {"required": True, "content": {"multipart/form-data": {"schema": _FILE_FORM}}},
+                          "responses": {"default": {"description": "An error", "content": {"application/json": {"schema": ERROR}}}}}
+
+
+def query(**parameters: str) -> dict[str, Any]:
+    """What is said of a path that takes these parameters in its query, each of a type."""
+    return {**KEYED, "parameters": [{"name": name, "in": "query", "schema": {"type": kind}} for name, kind in parameters.items()]}

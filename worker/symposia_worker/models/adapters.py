@@ -7,10 +7,11 @@ from pathlib import Path
 from symposia_shared import catalogue
 from symposia_shared.catalogue import AdapterOf
 from symposia_shared.errors import BadInput
+from symposia_shared.kinds import forbids_commerce
 from symposia_worker.engines.protocol import Base
 from symposia_worker.families.adapters import read_adapter
 from symposia_worker.models import trial
-from symposia_worker.models.cache import ModelCache
+from symposia_worker.models.cache import ModelCache, shared_cache
 from symposia_worker.models.manifest import Manifest
 from symposia_worker.models.store import ModelStore, Progress, checkpoint_id, silent
 from symposia_worker.models.weights import adapter_files, header_counts
@@ -29,7 +30,7 @@ def add_adapter(models: ModelStore, folder: Path, model: str, *, cache: Path, li
     under = _base(models, base or described.base)
     weights = header_counts(folder / "adapter_model.safetensors")
     adapter_files(folder)
-    checkpoints = ModelCache(cache / "models")
+    checkpoints = shared_cache(cache)
     try:
         below = checkpoints.fetch(models, under.id, progress=progress)
         progress(f"trying {model} over {under.id}", 0, 0)
@@ -38,8 +39,8 @@ def add_adapter(models: ModelStore, folder: Path, model: str, *, cache: Path, li
         checkpoints.release(under.id)
     facts = under.facts.model_copy(update={
         "parameters": under.facts.parameters + weights.total(), "dtype": "float32", "licence": licence,
-        "source": f"folder:{folder.resolve().name}",
-        "vocab": told.vocab, "capabilities": told.capabilities, "bits_per_byte": told.bits_per_byte, "code_bits_per_byte": told.code_bits_per_byte,
+        "non_commercial": forbids_commerce(licence) or under.facts.non_commercial, "source": f"folder:{folder.resolve().name}", "vocab": told.vocab,
+        "capabilities": told.capabilities, "bits_per_byte": told.bits_per_byte, "code_bits_per_byte": told.code_bits_per_byte,
         "adapter_of": AdapterOf(id=under.id, revision=under.revision)})
     return models.push(folder, model, facts=facts, progress=progress)
 

@@ -19,7 +19,8 @@ def demand_of(model: str, *, traffic: float, precision: Precision | None, placed
     """The demand for a checkpoint. Raises BadInput where neither a pool, nor the model store, nor the catalogue knows its size."""
     place = placed.get(model, {})
     if place.get("bytes") and not place.get("base") and precision in (None, place.get("precision")):
-        return Demand(checkpoint=model, params_b=float(place["params_b"]), traffic=traffic, precision=precision, source="measured",
+        # as it is served now, so that a plan for what runs changes no checkpoint's precision by itself
+        return Demand(checkpoint=model, params_b=float(place["params_b"]), traffic=traffic, precision=precision or place.get("precision"), source="measured",
                       bytes=int(int(place["bytes"]) * (1 + CACHE_SHARE)), **more)
     stored = manifest(model)
     if stored is not None:

@@ -1,13 +1,14 @@
--- Leases turns to a pool, up to ARGV[3] in all: in turn one of each queue (ARGV[8..]), that first which was served the longest ago, and of a
+-- Leases turns to a pool, up to ARGV[3] in all: in turn one of each queue (ARGV[9..]), that first which was served the longest ago, and of a
 -- queue the one with the lowest score; no more of a queue than its share among ARGV[4] pools, none that is paused, none where the pool
--- (ARGV[6]) is. Only what is queued can be claimed: the sweeper alone declares a lease lost.
+-- (ARGV[6]) is; of batches at most ARGV[8], so that a batch never has all of a pool. Only what is queued can be claimed: the sweeper alone
+-- declares a lease lost.
 -- ARGV[7], where it is not '': 'tokens mean free', what the pool has taken on, the mean of a turn, and its free slots. Of a queue that several
 -- pools serve it then takes no turn while another one with room has less to do, by more than a turn; that one is told so on its channel.
 -- Answers {what became of the turn a doorbell named (ARGV[5], or ''), turns left ready, then per turn: job, round, turn, fence, attempt,
 -- engine deaths, kind, spec, payload, queue, '1' if it is to run alone, '1' if its answer is read as it comes, whose replies it may be given again}.
-local nonce, lease, most, pools, named = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
+local nonce, lease, most, pools, named, spare = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5], tonumber(ARGV[8])
 local out = {'none', 0}
-local taken = 0
+local taken, PASSED = 0, 300
 local paused = {}
 frees()
 wake()
@@ -18,8 +19,12 @@ local stopped = paused['pool:' .. ARGV[6]]
 
 local function take(job, r, i)
   local j, at = J(job), r .. ':' .. i
-  local v = redis.call('HMGET', j, 't:' .. at, 'c:' .. r, 'qn:' .. at, 'k', 'sp', 'p:' .. at, 'e:' .. at, 'al:' .. at, 'sm', 'ru')
+  local v = redis.call('HMGET', j, 't:' .. at, 'c:' .. r, 'qn:' .. at, 'k', 'sp', 'p:' .. at, 'e:' .. at, 'al:' .. at, 'sm', 'ru', 'pr')
   if not v[1] or v[2] or string.sub(v[1], 1, 1) ~= 'q' then return false end
+  if v[11] == 'batch' then
+    if spare < 1 then return nil end
+    spare = spare - 1
+  end
   local attempt = redis.call('HINCRBY', j, 'a:' .. at, 1)
   local fence = attempt .. '.' .. nonce .. '.' .. taken
   redis.call('HSET', j, 't:' .. at, 'l:' .. fence, 'cl:' .. at, now)
@@ -34,14 +39,15 @@ local function take(job, r, i)
 end
 
 local open_queues, listed = {}, {}
-for k = 8, #ARGV do
+for k = 9, #ARGV do
   local queue = ARGV[k]
   listed[queue] = true
   local waiting = not stopped and paused['queue:' .. queue] ~= 'paused' and redis.call('ZCARD', ready(queue)) or 0
   if waiting > 0 then
     local share = math.min(most, math.ceil(waiting / math.max(pools, 1)))
-    local turns = share > 0 and redis.call('ZRANGE', ready(queue), 0, share - 1) or {}
-    open_queues[#open_queues + 1] = {queue = queue, turns = turns, at = 0, place = k, had = 0, waiting = waiting}
+    -- where no batch is to be taken, those that have waited so long that they stand before others are passed over
+    local turns = share > 0 and redis.call('ZRANGE', ready(queue), 0, spare < most and share + PASSED - 1 or share - 1) or {}
+    open_queues[#open_queues + 1] = {queue = queue, turns = turns, at = 0, place = k, had = 0, waiting = waiting, share = share}
   end
 end
 local many = #open_queues > 1
@@ -77,14 +83,15 @@ local nth, more = 1, true
 while more and taken < most do
   more = false
   for _, o in ipairs(open_queues) do
-    local m = taken < most and not yielded[o.queue] and o.turns[nth]
+    local m = taken < most and o.had < o.share and not yielded[o.queue] and o.turns[nth]
     if m and not yields(o) then
       more = true
       local job, r, i = split(m)
-      if take(job, r, i) then
+      local got = take(job, r, i)
+      if got then
         o.had = o.had + 1
         if many then redis.call('HSET', P .. 'served', o.queue, redis.call('HINCRBY', P .. 'served', '#', 1)) end
-      else redis.call('ZREM', ready(o.queue), m) end
+      elseif got == false then redis.call('ZREM', ready(o.queue), m) end
     end
   end
   nth = nth + 1
