@@ -200,7 +200,7 @@ def _served(stack: Stack, model: str, pools: int) -> None:
 
     from symposia_shared.ledger.desired import Assigned, Desired
 
-    subprocess.run([sys.executable, "-m", "symposia", "models", "pull", model, "--dir", str(stack.folder)], check=True, timeout=1200)
+    subprocess.run([sys.executable, "-m", "symposia", "models", "pull", model, "--no-export", "--dir", str(stack.folder)], check=True, timeout=1200)
     version = Desired(stack.client.ledger).write({f"pool-cpu-{k}": [Assigned(checkpoint=model)] for k in range(pools)})
     while not all(w.get("placement") == version for w in alive(stack.client.ledger.workers(), "pool")):
         time.sleep(0.5)

@@ -18,12 +18,15 @@ from symposia_shared.batches.values import ENDED, ENDPOINTS, Batch, BatchFile, O
 from symposia_shared.errors import BadInput, UnknownJob
 from symposia_shared.ledger.control import Control
 from symposia_shared.ledger.tenants import OWNER
+from symposia_shared.teams import is_team, read_team
 
 if TYPE_CHECKING:
     from symposia.client import Client
 
 #: pairs of a batch's metadata, characters of a key and of a value
 MOST_PAIRS, LONGEST_KEY, LONGEST_VALUE = 16, 64, 512
+#: characters of a checkpoint's or a saved team's name
+LONGEST_MODEL = 2_048
 #: of lines in flight that are cancelled, so many are rung for at once; the driver sees to the others
 RUNG = 300
 #: seconds files may be kept by request, as OpenAI has it
@@ -89,7 +92,7 @@ class TenantBatches:
             raise BadInput(f"the file {input_file_id!r} has the purpose {file.purpose!r}.", field="input_file_id", value=input_file_id,
                            remedy="Upload the input with the purpose 'batch'.")
         survey, now = self.files.survey(file.id), time.time()
-        auto = auto_model or self.client.settings.api.auto_model
+        auto = checked_auto(auto_model) or self.client.settings.api.auto_model
         ahead = [self.records.get(i) for i in self.records.active()]
         needed = windows.seconds_needed(survey, ahead, self.records.throughput(), auto_model=auto)
         windows.check(seconds, str(completion_window), needed, now_s=now)
@@ -139,6 +142,20 @@ class TenantBatches:
             return lines_of(self.content(file_id)) if file_id else iter(())
         spans = len(self.files.survey(batch.order.input_file_id).spans)
         return lines_of(Parts(self.client.archive.store, batch.id).read(which, spans))
+
+
+def checked_auto(model: str | None) -> str | None:
+    """Who answers for ``auto``, if that may be a model's name. Raises BadInput; whether it is served is seen when it is asked."""
+    if model is None:
+        return None
+    if is_team(model):
+        try:
+            read_team(model)
+        except BadInput as error:
+            raise BadInput(str(error), field="auto_model", value=model) from None
+    elif not 0 < len(model) <= LONGEST_MODEL or model == "auto":
+        raise BadInput(f"{model[:80]!r} cannot answer for 'auto'.", field="auto_model", value=model, remedy="Name a checkpoint or a team.")
+    return model
 
 
 def checked_metadata(raw: object) -> dict[str, str] | None:

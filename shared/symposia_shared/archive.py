@@ -1,6 +1,6 @@
 """Where a job's papers lie in S3.
 
-    jobs/ID/job.json            the job, where it is too long for the ledger
+    jobs/ID/job-DIGEST.json     the job, where it is too long for the ledger
     jobs/ID/turns/R.json        the turns of round R, where one is too long; R-I.json: a turn that followed others
     jobs/ID/replies/R-I-F.json  a long reply; F is the fence under which it was made, so that no late writer can replace it
     jobs/ID/rounds/R.json       a closed round, written once, before the next one starts
@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -58,7 +59,8 @@ class Archive:
 
     def spec(self, job_id: str, text: str) -> str:
         """The form a job's JSON has in the ledger: itself if short, else a reference to where it now lies."""
-        return self._short(text, f"jobs/{job_id}/job.json")
+        # by its own digest: who submits another job under an id in flight is refused by the ledger, and has not written over that job by then
+        return self._short(text, f"jobs/{job_id}/job-{hashlib.sha256(text.encode()).hexdigest()[:16]}.json")
 
     def payloads(self, job_id: str, number: int, turns: tuple[Turn, ...]) -> list[str]:
         """The form the turns of a round have in the ledger."""

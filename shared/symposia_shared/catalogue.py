@@ -91,7 +91,7 @@ class Facts(Value):
     dtype: str
     #: None: it is a checkpoint as published, in transformers' form
     form_of: FormOf | None = None
-    #: None: it has weights of its own. Else it is a LoRA adapter, ``parameters`` being its own
+    #: None: it has weights of its own. Else it is a LoRA adapter, its base's among the ``parameters``
     adapter_of: AdapterOf | None = None
 
 

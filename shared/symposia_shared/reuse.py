@@ -2,7 +2,8 @@
 
     reuse/TENANT/KEY.json   when it was made, in which job, the completion; written once, dead after its life
 
-KEY is the digest of all that decides a reply: the checkpoint's revision, the engine, its mode and the kind of its device, the messages, what
+KEY is the digest of all that decides a reply: the checkpoint's revision (of an adapter also its base's), the engine, its mode,
+the precision and the kind of the device, the messages, what
 is wanted of them and the sampling with its seed. Only what comes out the same when it is asked again is kept: turns that draw nothing,
 or from a seed that was given. Tenants share nothing: that a question is answered at once would tell one what another has asked.
 """
@@ -47,7 +48,8 @@ def digest_of(turn: Turn, place: Mapping[str, Any], *, device: str) -> str | Non
         return None
     said = sampling.model_dump(mode="json", exclude=set(_DRAWN) if greedy else set())
     asked = {"version": _VERSION, "model": turn.model, "revision": place["revision"], "engine": place.get("engine"), "mode": place.get("mode"),
-             "device": device.partition(":")[0], "want": turn.want, "raw": turn.raw, "suffix": turn.suffix, "sampling": said,
+             "precision": place.get("precision"), "base": place.get("base_revision"), "device": device.partition(":")[0],
+             "want": turn.want, "raw": turn.raw, "suffix": turn.suffix, "sampling": said,
              "messages": [m.model_dump(mode="json") for m in turn.messages]}
     return hashlib.sha256(canonical_json(asked)).hexdigest()
 

@@ -43,7 +43,7 @@ def receiver() -> Iterator[Receiver]:
 @pytest.fixture(scope="module")
 def raw(told_stack: Stack) -> Iterator[httpx.Client]:
     key = json.loads((told_stack.folder / "credentials.json").read_text())["api_key"]
-    with httpx.Client(base_url=str(running(told_stack.folder)["api"]), headers={"Authorization": f"Bearer {key}"}, timeout=60) as made:
+    with httpx.Client(base_url=str(running(told_stack.folder)["api"]), headers={"Authorization": f"Bearer {key}"}, timeout=120) as made:
         yield made
 
 
@@ -79,6 +79,7 @@ def test_what_was_not_taken_is_sent_again_though_every_process_is_killed(told_st
     for role in ("coordinator", "pool", "api", "broker"):
         told_stack.kill(role)
     wait_for(lambda: len(receiver.came) > 1, 60)
+    wait_for(lambda: httpx.get(str(running(told_stack.folder)["api"]).removesuffix("/v1") + "/healthz").status_code == 200)
     first, second = receiver.came[:2]
     assert first[0]["webhook-id"] == second[0]["webhook-id"]
     assert first[1] == second[1]
@@ -331,7 +332,8 @@ def test_deleting_a_job_erases_every_copy_and_says_what(told_stack: Stack, raw: 
     """Long prompts and replies, two rounds, a dead letter's neighbour, and a notice that waits: all of it is gone."""
     receiver.statuses += [500] * 50
     long = "word " * 400
-    made = raw.post("/responses", json={"model": "debate:test/echo,test/echo;rounds=2;early_stop=false", "input": long, "metadata": {"webhook": receiver.url}})
+    team = "debate:test/echo,test/echo;rounds=2;early_stop=false;answer_kind=number"
+    made = raw.post("/responses", json={"model": team, "input": long, "metadata": {"webhook": receiver.url}})
     job_id = made.json()["symposia"]["job_id"]
     wait_for(lambda: receiver.came)
     assert len([k for k in everywhere(told_stack, job_id) if k.startswith("jobs/")]) > 4

@@ -22,6 +22,8 @@ from symposia_worker.joining import pool_name_here
 from symposia_worker.models.store import ModelStore
 from tiny import tiny_checkpoint
 
+pytestmark = pytest.mark.timeout(600)
+
 #: seconds a busy machine may take to import torch and load
 PATIENCE_S = 150.0
 POOLS = ("pool-cpu-0", "pool-cpu-1")

@@ -370,7 +370,10 @@ def test_no_route_lets_a_tenant_at_what_is_anothers(tenant: Tenant, stranger: Te
     runs = tenant.post({"model": "test/slow:120000", "input": "secret", "background": True}, path="/responses").json()["id"]
     (running_job,) = [job_id for job_id, _ in stack.client.ledger.jobs() if job_id in runs]
     assert tenant.raw.put("/teams/secret-team", json={"model": TEAM}).status_code == 201
-    names, root = (ended, answered, runs, running_job, "secret-team"), url.removesuffix("/v1")
+    line = {"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": chat("secret", "test/slow:120000")}
+    file = tenant.client.files.create(file=("lines.jsonl", json.dumps(line).encode()), purpose="batch")
+    batch = tenant.client.batches.create(input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h")
+    names, root = (ended, answered, runs, running_job, "secret-team", file.id, batch.id), url.removesuffix("/v1")
     # When another asks for them by their own names at every route that takes a name
     for method, path in routes(url):
         if method == "PUT" or "{" not in path:
@@ -386,11 +389,16 @@ def test_no_route_lets_a_tenant_at_what_is_anothers(tenant: Tenant, stranger: Te
             assert not any(name in told.text for name in names), path
     follows = stranger.post({"model": "test/echo", "input": "?", "previous_response_id": answered}, path="/responses")
     assert follows.status_code == 404
+    with pytest.raises((openai.NotFoundError, openai.BadRequestError)):
+        stranger.client.batches.create(input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h")
     # Then they are as they were
     assert tenant.raw.get(f"/jobs/{running_job}").json()["status"] in ("queued", "running")
     assert tenant.raw.get(f"/responses/{answered}").json()["status"] == "completed"
     assert tenant.raw.get(f"/jobs/{ended}").json()["status"] == "done"
     assert tenant.raw.get("/teams/secret-team").status_code == 200
+    assert tenant.client.files.retrieve(file.id).id == file.id
+    assert tenant.client.batches.retrieve(batch.id).status in ("validating", "in_progress")
+    assert tenant.client.batches.cancel(batch.id).status in ("cancelling", "cancelled")
     assert tenant.raw.post(f"/responses/{runs}/cancel").status_code == 200
 
 

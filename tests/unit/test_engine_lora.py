@@ -154,6 +154,14 @@ def test_an_adapter_that_is_refused_leaves_no_base_behind(base: Path, pair: tupl
     assert not engine.engine.resident
 
 
+def test_an_adapter_in_another_precision_than_its_resident_base_is_refused(base: Path, pair: tuple[Path, Path]) -> None:
+    engine = Engine(base)
+    engine.load("one", pair[0])
+    with pytest.raises(BadInput, match="resident in float32"):
+        engine.engine.load(Load(checkpoint="two", folder=str(pair[1]), dtype="bfloat16", base=Base(checkpoint="tiny", folder=str(base))))
+    assert set(engine.engine.resident) == {"tiny", "one"}
+
+
 def test_an_adapter_larger_than_the_room_left_is_refused_with_the_numbers(base: Path, pair: tuple[Path, Path]) -> None:
     size = (base / "model.safetensors").stat().st_size
     with pytest.raises(BadInput, match="MB are left"):

@@ -134,14 +134,25 @@ def test_many_at_once_become_one_job_and_leave_no_papers_behind(clients: list[Cl
     assert len(set(found)) == 1
     assert len(found) == 8
     assert ledger.stats()["jobs_submitted"] == 1
-    assert list(shelf.bodies) == [f"jobs/{found[0]}/job.json"]
+    assert [key.rpartition("-")[0] for key in shelf.bodies] == [f"jobs/{found[0]}/job"]
+
+
+def test_another_job_under_an_id_in_flight_is_refused_and_has_written_over_nothing(clients: list[Client], shelf: Shelf) -> None:
+    clients[0].submit(question("word " * 500), job_id="mine")
+    papers = dict(shelf.bodies)
+    for refused in (lambda: clients[1].submit(question("other " * 500), job_id="mine"),
+                    lambda: clients[1].submit_many([question("third " * 500)], job_ids=["mine"])):
+        with pytest.raises(BadInput, match="submitted before"):
+            refused()
+    assert papers
+    assert {key: shelf.bodies[key] for key in papers} == papers
 
 
 def test_a_repetition_under_the_same_id_leaves_the_jobs_papers_as_they_were(clients: list[Client], ledger: Ledger, shelf: Shelf) -> None:
     long = question("word " * 500, sampling=Sampling(temperature=1.0))
     clients[0].submit(long, job_id="mine", idempotency_key="k")
     papers = dict(shelf.bodies)
-    assert list(papers) == ["jobs/mine/job.json"]
+    assert [key.rpartition("-")[0] for key in papers] == ["jobs/mine/job"]
     # When it is repeated where the key is not yet seen (as if both came at once), and when the id is taken under another key
     record = clients[1].record_of("mine", long.seeded(int(once_of("default", "k", {}).name[-12:], 16)))
     once = Once.from_json(ledger.redis.get(f"t:once:{once_of('default', 'k', {}).name}"))

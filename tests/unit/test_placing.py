@@ -187,10 +187,11 @@ def test_a_file_that_is_none_is_refused_by_name(tmp_path: Path, name: str, text:
 
 def test_without_flags_and_file_the_pools_that_are_up_are_planned_for_what_they_were_asked() -> None:
     pools = [{"name": "pool-cpu-0", "device": "cpu:0", "memory_bytes": 4 * GB, "models": ["m", "test/*"]}]
-    live = Live(pools=pools, placed={"m": {"bytes": GB, "params_b": 0.2, "precision": "float32"}, "test/*": {}}, traffic={"m": 12.0, "test/echo": 99.0})
+    live = Live(pools=pools, placed={"m": {"bytes": GB, "params_b": 0.2, "precision": "int8"}, "test/*": {}}, traffic={"m": 12.0, "test/echo": 99.0})
     problem = asked_for(Flags(), Written(), live)
     assert problem.sites[0].holds == ("m",)
-    assert [(d.checkpoint, d.traffic, d.source, d.bytes) for d in problem.demands] == [("m", 12.0, "measured", int(GB * 1.15))]
+    # (in the precision it is served in, by the size it was measured to have)
+    assert [(d.checkpoint, d.traffic, d.source, d.bytes, d.precision) for d in problem.demands] == [("m", 12.0, "measured", int(GB * 1.15), "int8")]
 
 
 def test_a_written_placement_is_read_back_and_composed_as_a_service_a_pool(tmp_path: Path) -> None:
@@ -202,7 +203,9 @@ def test_a_written_placement_is_read_back_and_composed_as_a_service_a_pool(tmp_p
     services = yaml.safe_load(paths[1].read_text())["services"]
     base = yaml.safe_load((Path(__file__).parents[2] / "compose.yaml").read_text())["services"]
     for name, gpus, device in (("one", ["3"], "cuda:0"), ("two", ["0", "1"], "cuda:0+cuda:1")):
-        assert services[name]["extends"]["service"] in base
+        differing = {"command", "healthcheck", "deploy"}
+        assert {k: v for k, v in services[name].items() if k not in differing} == {k: v for k, v in base["worker"].items() if k not in differing}
+        assert services[name]["healthcheck"]["test"][-1] == name
         assert services[name]["deploy"]["resources"]["reservations"]["devices"][0]["device_ids"] == gpus
         assert services[name]["command"][5:7] == ["--device", device]
         assert "m" in services[name]["command"]

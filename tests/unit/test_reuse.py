@@ -6,10 +6,13 @@ from typing import Any
 
 import pytest
 
+from symposia_shared.ledger import Claim, Seat
 from symposia_shared.prompts import ChoiceForm, JsonForm, Message, Sampling, user
 from symposia_shared.reuse import Replies, digest_of
 from symposia_shared.store import Written
-from symposia_shared.turns import Completion, Kept, Timing, Turn
+from symposia_shared.turns import Abstention, Completion, Kept, Reply, Timing, Turn
+from symposia_worker.reusing import Reusing
+from symposia_worker.tickets import Ticket
 
 PLACE = {"revision": "r1", "engine": "openvino", "mode": "exact", "queue": "q"}
 
@@ -30,7 +33,9 @@ def test_what_does_not_decide_a_reply_does_not_change_its_key() -> None:
     assert key(turn(), device="cpu:1", queue="other", context=7) == same  # which share of the machine
 
 
-@pytest.mark.parametrize("place", [{"revision": "r2"}, {"engine": "torch"}, {"mode": "fast"}, {"device": "cuda:0"}])
+@pytest.mark.parametrize("place", [
+    {"revision": "r2"}, {"engine": "torch"}, {"mode": "fast"}, {"precision": "bfloat16"}, {"base_revision": "b"}, {"device": "cuda:0"},
+])
 def test_another_revision_engine_mode_or_kind_of_device_is_another_key(place: dict[str, Any]) -> None:
     assert key(turn(), **place) != key(turn())
 
@@ -55,6 +60,60 @@ def test_what_may_come_out_otherwise_is_never_kept() -> None:
     assert key(turn(model="check/python")) is None  # no model
     assert digest_of(turn(), {"queue": "q", "engine": "openai"}, device="openai:http://h") is None  # nobody knows what answers
     assert digest_of(turn(), {}, device="cpu") is None
+
+
+class Pool:
+    """What ``Reusing`` asks of a pool: what was run and recorded."""
+
+    def __init__(self, shelf: Shelf) -> None:
+        self.ran: list[Ticket] = []
+        self.recorded: list[tuple[str, Reply]] = []
+        self.reusing = Reusing(Replies(shelf, life_s=60), device="cpu", run=self.ran.append, record=self._record)  # type: ignore[arg-type]
+
+    def _record(self, ticket: Ticket, reply: Reply) -> None:
+        self.recorded.append((ticket.claim.seat.job_id, reply))
+
+    def begin(self, job_id: str, asked: Turn) -> Ticket:
+        claim = Claim(seat=Seat(job_id, 0, 0), fence="1", attempt=1, deaths=0, kind="inference", spec="", payload="", queue="q", reuse="t")
+        ticket = Ticket(claim=claim, claimed_at=1.0, turn=asked)
+        found = self.reusing.key(ticket, {"m": PLACE})
+        assert found is not None
+        self.reusing.begin(ticket, found)
+        return ticket
+
+
+def test_of_equal_turns_one_is_run_and_the_others_are_given_its_reply() -> None:
+    pool = Pool(Shelf())
+    first, _, other = pool.begin("1", turn()), pool.begin("2", turn()), pool.begin("3", turn(text="!"))
+    assert pool.ran == [first, other]
+    pool.reusing.done(first, Completion(text="x"), {"m": PLACE})
+    assert [(job, isinstance(r, Completion) and r.reused) for job, r in pool.recorded] == [("1", False), ("2", True)]
+    pool.begin("4", turn())  # and whoever comes afterwards is given the kept one
+    assert [job for job, _ in pool.recorded] == ["1", "2", "4"]
+    assert len(pool.ran) == 2
+
+
+def test_one_that_fails_or_ends_lets_the_next_run_and_skips_who_has_ended() -> None:
+    pool = Pool(Shelf())
+    first, second, third, fourth = (pool.begin(str(n), turn()) for n in range(4))
+    pool.reusing.done(first, Abstention(cause="bug"), {"m": PLACE})
+    assert pool.ran == [first, second]
+    third.over.set()  # it was cancelled while it waited
+    pool.reusing.left(second)
+    assert pool.ran == [first, second, fourth]
+    pool.reusing.done(second, Completion(text="late"), {"m": PLACE})  # of one that had ended: it is kept, and given to nobody
+    pool.reusing.done(fourth, Completion(text="x"), {"m": PLACE})
+    assert [job for job, _ in pool.recorded] == ["0", "1", "3"]
+
+
+def test_a_reply_is_given_to_nobody_where_the_checkpoint_was_loaded_otherwise_meanwhile() -> None:
+    shelf = Shelf()
+    pool = Pool(shelf)
+    first, second = pool.begin("1", turn()), pool.begin("2", turn())
+    pool.reusing.done(first, Completion(text="x"), {"m": {**PLACE, "precision": "int8"}})
+    assert pool.ran == [first, second]
+    assert [job for job, _ in pool.recorded] == ["1"]
+    assert shelf.bodies == {}
 
 
 class Shelf:

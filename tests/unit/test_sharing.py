@@ -126,7 +126,9 @@ def test_a_burden_is_what_is_to_be_read_and_written_and_learns_what_is_usual() -
         burden.drop(ticket)
     assert burden.tokens == 0
     burden.learn(turn(), Abstention(cause="bug"))
-    assert burden.asked() == {"m": 210}
+    for k in range(3):  # scripted names have no end
+        burden.learn(turn().model_copy(update={"model": f"test/say:{k}"}), Completion(text="", usage=Usage(completion_tokens=1)))
+    assert burden.asked() == {"m": 210, "test/*": 3}
     assert burden.asked() == {}
 
 

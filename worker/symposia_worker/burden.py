@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 
+from symposia_shared.broker import placed_as
 from symposia_shared.turns import Abstention, Completion, Turn
 
 #: bytes of a prompt that make a token, until a checkpoint's own count is known; tokens of a turn, until one was seen
@@ -24,7 +25,7 @@ class Burden:
         self._held: dict[str, int] = {}
         self._tokens = 0
         self._mean = FIRST_MEAN
-        #: by checkpoint: bytes of its prompts a token, tokens of its completions
+        #: by checkpoint, all scripted ones as one: bytes of its prompts a token, tokens of its completions
         self._bytes: dict[str, float] = {}
         self._written: dict[str, float] = {}
         self._asked: Counter[str] = Counter()
@@ -56,12 +57,12 @@ class Burden:
         """What a turn turned out to be."""
         if turn.is_check or isinstance(reply, Abstention):
             return
-        usage, text = reply.usage, _bytes(turn)
+        usage, text, model = reply.usage, _bytes(turn), placed_as(turn.model)
         with self._mutex:
-            self._asked[turn.model] += usage.prompt_tokens + usage.completion_tokens
-            self._written[turn.model] = _nearer(self._written.get(turn.model, float(usage.completion_tokens)), usage.completion_tokens)
+            self._asked[model] += usage.prompt_tokens + usage.completion_tokens
+            self._written[model] = _nearer(self._written.get(model, float(usage.completion_tokens)), usage.completion_tokens)
             if usage.prompt_tokens:
-                self._bytes[turn.model] = _nearer(self._bytes.get(turn.model, text / usage.prompt_tokens), text / usage.prompt_tokens)
+                self._bytes[model] = _nearer(self._bytes.get(model, text / usage.prompt_tokens), text / usage.prompt_tokens)
 
     def asked(self) -> dict[str, int]:
         """Tokens read and written by checkpoint since this was last called."""
@@ -73,9 +74,9 @@ class Burden:
         """Tokens to be read and written: by the limit, or where it is less by what the checkpoint usually writes."""
         if turn.is_check:
             return 1
-        read = _bytes(turn) / self._bytes.get(turn.model, BYTES_A_TOKEN)
+        read = _bytes(turn) / self._bytes.get(placed_as(turn.model), BYTES_A_TOKEN)
         limit = float(turn.sampling.max_tokens)
-        written = min(limit, self._written.get(turn.model, limit)) if turn.want == "completion" else 0.0
+        written = min(limit, self._written.get(placed_as(turn.model), limit)) if turn.want == "completion" else 0.0
         return max(1, round(read + written))
 
 

@@ -263,7 +263,7 @@ class Pool:
         timing = Timing(claimed_at=ticket.claimed_at, first_token_at=ticket.first_token_at, last_token_at=time.time())
         reply = reply.model_copy(update={"timing": timing, "pool": self.name})
         if ticket.reuse_key:
-            self.recorder.later(self._reusing.done, ticket, reply)
+            self.recorder.later(self._reusing.done, ticket, reply, self.placement.models)
         else:
             self.recorder.put(ticket, reply)
 

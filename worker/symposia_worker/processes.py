@@ -99,24 +99,22 @@ def run_coordinator(settings: Settings, *, name: str) -> int:
     """Run a coordinator until it is told to stop. Returns the exit code."""
     app = celery_app(settings, role="worker")
     ledger, archive = _seams(settings)
-    coordinator = Coordinator(name=name, ledger=ledger, course=Course(ledger, archive, CeleryCanvas(app), Doorbell(app)), watch=_watching(),
-                              limits=settings.limits, beside=(Teller(ledger, archive, settings), Sweeper(ledger, archive, settings)))
     seams = Seams(ledger, archive, Doorbell(app), Batches(ledger, archive.store), Files(ledger, archive.store), settings.limits, settings.api,
                   settings.batches)
-    driver = Driver(seams, name=name)
+    beside = (Teller(ledger, archive, settings), Sweeper(ledger, archive, settings), Driver(seams, name=name))
+    coordinator = Coordinator(name=name, ledger=ledger, course=Course(ledger, archive, CeleryCanvas(app), Doorbell(app)), watch=_watching(),
+                              limits=settings.limits, beside=beside)
     coordinator_tasks(app, coordinator)
 
     class Running:
         def start(self) -> None:
             warm(app, archive)
             coordinator.start()
-            driver.start()
 
         def ready(self) -> None:
             coordinator.ready()
 
         def leave(self) -> None:
-            driver.stop()
             coordinator.stop()
 
     return _run(app, Running(), name=name, queues=[COORDINATOR], concurrency=8)
@@ -223,13 +221,15 @@ class _PoolProgram:
         checkpoints = shared_cache(cache_folder(self.folder))
         folder = checkpoints.fetch(models, seat.stored)
         dtype: Dtype = "bfloat16" if precision == "bfloat16" else "float16" if precision == "float16" else "float32"
-        loaded = self.engine.load(model, str(folder), dtype=dtype, engine=seat.engine, mode=seat.mode,
-                                  base=base_of(models, manifest, checkpoints))
+        base = base_of(models, manifest, checkpoints)
+        loaded = self.engine.load(model, str(folder), dtype=dtype, engine=seat.engine, mode=seat.mode, base=base)
         log.info("loaded %s on %s %s: %.0f MB in %.1f s", model, seat.engine, seat.mode, loaded.bytes / 1e6, loaded.seconds)
         return {"queue": queue_for(model), "context": loaded.context, "longest_token_bytes": manifest.facts.longest_token_bytes,
                 "instruct": loaded.instruct, "capabilities": list(loaded.capabilities), "params_b": round(manifest.facts.parameters / 1e9, 4),
                 "engine": seat.engine, "mode": seat.mode, "revision": models.require(seat.stored).revision,
-                "bytes": loaded.bytes, "precision": "int8" if seat.mode == "fast" else dtype}
+                "base_revision": manifest.facts.adapter_of.revision if manifest.facts.adapter_of else None,
+                "bytes": loaded.bytes, "precision": "int8" if seat.mode == "fast" else dtype,
+                **({"base": base.checkpoint} if base else {})}
 
     def _by(self, precision: str | None) -> dict[str, Any]:
         """Engine and mode for a precision: 8-bit weights are openvino's, half floats and split devices torch's; None: as the pool was started."""

@@ -51,6 +51,8 @@ class Reconciler:
         self._seen = -1
         self._refused: set[str] = set()
         self._since: dict[str, float] = {}
+        #: as what a checkpoint was served that is to be served as something else: it is again if that cannot be
+        self._before: dict[str, Assigned] = {}
         self._busy = threading.Lock()
 
     def look(self) -> None:
@@ -60,14 +62,17 @@ class Reconciler:
 
     def _run(self) -> None:
         try:
-            while not self.pool.stopping.is_set() and self._step():
-                pass
+            self._run_now()
         except Unavailable as error:
             log.warning("the placement waits: %s", error)
         except Exception:
             log.exception("reconciling %s", self.pool.name)
         finally:
             self._busy.release()
+
+    def _run_now(self) -> None:
+        while not self.pool.stopping.is_set() and self._step():
+            pass
 
     def _step(self) -> bool:
         """One checkpoint given up or loaded; False where nothing is left that can be done now. Each reads the placement anew."""
@@ -76,9 +81,11 @@ class Reconciler:
             log.info("placement version %d: %s", version, ", ".join(sorted(target)) or "nothing")
             self._seen, self._refused, self._since = version, set(), {}
         served = {m: self.pool.placement.models[m] for m in self.pool.placement.checkpoints}
-        surplus = [m for m, place in served.items() if m not in target or _other(place, target[m])]
+        surplus = [m for m, place in served.items() if m not in target or (_other(place, target[m]) and m not in self._refused)]
         for model in surplus:
             if model in target or self._may_go(model):
+                if model in target:
+                    self._before[model] = Assigned(checkpoint=model, precision=str(served[model]["precision"]))
                 self._give_up(model)
                 return True
         missing = [a for m, a in target.items() if m not in served and m not in self._refused]
@@ -122,7 +129,9 @@ class Reconciler:
             log.error("%s is not taken up: %s", model, error)
             self._refused.add(model)
             self.pool.ledger.refuse(self.pool.name, model, str(error))
-            return True
+            before = self._before.pop(model, None)
+            return True if before is None else self._take_up(before, last=True)
+        self._before.pop(model, None)
         self.pool.serve(model, place)
         log.info("%s is served from now on", model)
         return True

@@ -114,7 +114,7 @@ class Recorder:
                 self._papers.submit(self._keep_long, ticket, reply, None)  # to write megabytes of figures out would hold the others up
                 continue
             text = kept or reply.to_json()
-            if kept is None and len(text.encode()) > (SINGLE_BYTES if self._commits and ticket.claim.kind in SINGLE_KINDS else INLINE_BYTES):
+            if kept is None and len(text.encode()) > self._most_inline(ticket):
                 self._papers.submit(self._keep_long, ticket, reply, text)
             elif not ticket.over.is_set():
                 rows.append((ticket, reply, text))
@@ -125,6 +125,11 @@ class Recorder:
         for (ticket, reply, _), answer in zip(rows, answers, strict=True):
             self._recorded(ticket, reply, answer.status, answer.closed, answer.ring)
         self._on_recorded()
+
+    def _most_inline(self, ticket: Ticket) -> int:
+        """Bytes of a reply that may stand in Redis."""
+        leaves_soon = self._commits and ticket.claim.kind in SINGLE_KINDS and not ticket.claim.reuse  # one that is kept to be given again stays
+        return SINGLE_BYTES if leaves_soon else INLINE_BYTES
 
     def _keep_long(self, ticket: Ticket, reply: Reply, text: str | None) -> None:
         written = reply.to_json() if text is None else text

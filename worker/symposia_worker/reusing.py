@@ -52,9 +52,12 @@ class Reusing:
         for each in [ticket, *self._over(ticket)]:
             self._give(each, found)
 
-    def done(self, ticket: Ticket, reply: Reply) -> None:
-        """A ticket was run: keep its reply and give it to who waits, or let the next of them run."""
-        if not isinstance(reply, Completion):
+    def done(self, ticket: Ticket, reply: Reply, models: Mapping[str, Mapping[str, Any]]) -> None:
+        """A ticket was run: keep its reply and give it to who waits, or let the next of them run.
+
+        It is given to nobody where the checkpoint was meanwhile loaded otherwise: nobody knows then which of the two answered.
+        """
+        if not isinstance(reply, Completion) or self.key(ticket, models) != ticket.reuse_key:
             self._record(ticket, reply)
             self.left(ticket)
             return

@@ -8,7 +8,7 @@ Redis, under the deployment's prefix:
                         begun, c:N counts of span N once its parts are in S3, live counts of spans that are open, own, until who drives it
                         until when (ms), out, err its files, why faults
     files:T       hash  file id → its facts (JSON)
-    expiring      zset  ``T ID`` of files, by when they are to be deleted (s)
+    filed         zset  ``T ID`` of files, by when they were made (s)     expiring zset likewise, by when they are to be deleted
     throughput    hash  model → ``lines a second, measured at (s)``, of batches that kept their place full
 
 S3:

@@ -74,6 +74,7 @@ class Files:
         """List a file whose bytes are in S3."""
         with away(), self.ledger.redis.pipeline(transaction=True) as pipe:
             pipe.hset(self._key(file.tenant), file.id, file.to_json())
+            pipe.zadd(self.ledger.key("filed"), {f"{file.tenant} {file.id}": file.created_at})
             if file.expires_at is not None:
                 pipe.zadd(self.ledger.key("expiring"), {f"{file.tenant} {file.id}": file.expires_at})
             pipe.execute()
@@ -84,17 +85,24 @@ class Files:
         with away(), self.ledger.redis.pipeline(transaction=True) as pipe:
             pipe.hdel(self._key(tenant), file_id)
             pipe.zrem(self.ledger.key("expiring"), f"{tenant} {file_id}")
+            pipe.zrem(self.ledger.key("filed"), f"{tenant} {file_id}")
             return bool(pipe.execute()[0])
 
     def delete_expired(self, *, keep: Collection[str] = (), most: int = 100) -> int:
         """Delete files whose time has come, but those to ``keep``; returns how many."""
+        return self._delete_from("expiring", time.time(), keep, most)
+
+    def delete_older(self, before_s: float, *, keep: Collection[str] = (), most: int = 1_000) -> int:
+        """Delete files made before then, but those to ``keep``; returns how many."""
+        return self._delete_from("filed", before_s, keep, most)
+
+    def _delete_from(self, index: str, until_s: float, keep: Collection[str], most: int) -> int:
         with away():
-            due = self.ledger.redis.zrangebyscore(self.ledger.key("expiring"), "-inf", time.time(), start=0, num=most)
-        for entry in due:
-            tenant, _, file_id = entry.partition(" ")
-            if file_id not in keep:
-                self.delete(tenant, file_id)
-        return len(due)
+            due = self.ledger.redis.zrangebyscore(self.ledger.key(index), "-inf", until_s, start=0, num=most)
+        gone = [entry.partition(" ") for entry in due if entry.partition(" ")[2] not in keep]
+        for tenant, _, file_id in gone:
+            self.delete(tenant, file_id)
+        return len(gone)
 
     def _key(self, tenant: str) -> str:
         return self.ledger.key(f"files:{tenant}")

@@ -90,7 +90,7 @@ class Unmet(Exception):
 
 
 def _asked(line: Line, order: Order, team_named: TeamNamed, limits: RequestLimits) -> tuple[str, Request | Asked]:
-    body = line.body
+    body = {"reuse": True, **line.body} if limits.reuse else line.body
     check_messages(limits, body)
     if body.get("stream"):
         raise BadInput("'stream' cannot be honoured in a batch.", field="stream", value=True, remedy="Remove it.")

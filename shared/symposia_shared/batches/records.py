@@ -86,6 +86,13 @@ class Batches:
             found: list[str] = self.ledger.redis.zrange(self.ledger.key("batches"), 0, -1)
         return found
 
+    def inputs(self) -> set[str]:
+        """The files that batches read which have not ended."""
+        with away(), self.ledger.redis.pipeline(transaction=False) as pipe:
+            for batch_id in self.active():
+                pipe.hget(self.key(batch_id), "rec")
+            return {Order.from_json(text).input_file_id for text in pipe.execute() if text}
+
     def active_of(self, tenant: str) -> list[Batch]:
         """Those of a tenant."""
         with away(), self.ledger.redis.pipeline(transaction=False) as pipe:

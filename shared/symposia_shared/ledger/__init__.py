@@ -117,7 +117,8 @@ class Ledger:
               lease_ms: int = LEASE_MS, burden: str = "", batch: int | None = None) -> Claimed:
         """Lease up to ``most`` turns for ``pool``, in the queues' order, at most ``batch`` of them of batches; ``named`` is the one a doorbell asks about.
 
-        ``burden``: ``TOKENS MEAN FREE`` as a pool says it; then a pool of the same queue that has less to do goes before.
+        ``burden``: ``TOKENS MEAN FREE`` as a pool says it; then a pool of the same queue that has less to do goes before. ``batch``: of batches
+        at most so many.
         """
         answer = self.run("claim", uuid.uuid4().hex[:8], lease_ms, most, pools, named.key if named else "", pool, burden,
                           most if batch is None else batch, *queues)

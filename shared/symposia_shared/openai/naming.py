@@ -25,6 +25,9 @@ class RequestLimits(Protocol):
     @property
     def max_tokens(self) -> int | None: ...
 
+    @property
+    def reuse(self) -> bool: ...
+
 
 def check_messages(limits: RequestLimits, body: Mapping[str, Any]) -> None:
     """Raises BadInput for a chat that is longer than is read."""

@@ -7,10 +7,26 @@ import threading
 import time
 import uuid
 
+from symposia_shared.batches.files import Files
+from symposia_shared.batches.records import Batches
+from symposia_shared.erasing import Places
 from symposia_shared.errors import SymposiaError, Unavailable
+from symposia_shared.retention import DAY_S, has_a_life
+from symposia_shared.settings import RetentionSettings
 from symposia_worker.batches.drive import Drive, Seams
 
 log = logging.getLogger(__name__)
+
+
+def _old_files(places: Places, lives: RetentionSettings) -> int:
+    """Delete the files that have outlived ``files_days``, but those that a batch still reads."""
+    if lives.files_days is None:
+        return 0
+    store = places.archive.store
+    return Files(places.ledger, store).delete_older(time.time() - lives.files_days * DAY_S, keep=Batches(places.ledger, store).inputs())
+
+
+has_a_life("files", _old_files)
 
 #: seconds between two looks for batches, and for files whose time has come
 LOOK_S, EXPIRE_S = 0.3, 60.0
@@ -52,8 +68,7 @@ class Driver:
                 self._look()
                 if time.monotonic() - expired_at > EXPIRE_S:
                     expired_at = time.monotonic()
-                    inputs = {self.seams.batches.get(i).order.input_file_id for i in self.seams.batches.active()}
-                    self.seams.files.delete_expired(keep=inputs)
+                    self.seams.files.delete_expired(keep=self.seams.batches.inputs())
             except SymposiaError as error:
                 log.warning("batches: %s", error)
             except Exception:

@@ -86,6 +86,9 @@ class TorchEngine:
             self._residents[base.checkpoint] = self._made(base.checkpoint, Path(base.folder), order.dtype)
             self._residents[base.checkpoint].wanted = False
         under = self._residents[base.checkpoint].model
+        if under.network.dtype != getattr(torch, order.dtype):
+            raise BadInput(f"{base.checkpoint} is resident in {str(under.network.dtype).removeprefix('torch.')}, and {order.checkpoint} is asked for "
+                           f"in {order.dtype}.", field="dtype", value=order.dtype, remedy="Ask for both in one precision.")
         model = adapt(under, order.checkpoint, Path(order.folder or ""), room_bytes=self._room())
         self._prefixes.shrink(self._room() - model.bytes)
         batch = self._batch(model, parameters=under.parameters)
@@ -99,12 +102,12 @@ class TorchEngine:
     def _made(self, checkpoint: str, folder: Path, dtype: Dtype) -> _Resident:
         self._prefixes.shrink(self._room() - sum(path.stat().st_size for path in folder.glob("*.safetensors")))
         model = load_model(checkpoint, folder, dtype=dtype, device=self.device, room_bytes=self._room())
-        model = _quickened(model, self._room())
         if model.kind != "generate":
             self._prefixes.shrink(self._room() - model.bytes)
             lane = self._lane(model)
             lane.self_test()
             return _Resident(model, lane)
+        model = _quickened(model, self._room())
         self._prefixes.shrink(self._room() - model.bytes)
         batch = self._batch(model, parameters=model.parameters)
         batch.cache_bytes_per_token = self_test(model)
@@ -223,8 +226,7 @@ def _quickened(model: Model, room_bytes: float) -> Model:
     """The same model, its decode step faster on a CPU; the self-test then tries it as it will be used. One that is split is left as it is."""
     if is_dispatched(model.network):
         return model
-    if model.kind == "generate":
-        use_rows(model.network)
+    use_rows(model.network)
     return replace(model, bytes=model.bytes + pack(model.network, room_bytes=room_bytes - model.bytes))
 
 

@@ -38,7 +38,7 @@ def add_adapter(models: ModelStore, folder: Path, model: str, *, cache: Path, li
     finally:
         checkpoints.release(under.id)
     facts = under.facts.model_copy(update={
-        "parameters": weights.total(), "dtype": "float32", "licence": licence,
+        "parameters": under.facts.parameters + weights.total(), "dtype": "float32", "licence": licence,
         "non_commercial": forbids_commerce(licence) or under.facts.non_commercial, "source": f"folder:{folder.resolve().name}", "vocab": told.vocab,
         "capabilities": told.capabilities, "bits_per_byte": told.bits_per_byte, "code_bits_per_byte": told.code_bits_per_byte,
         "adapter_of": AdapterOf(id=under.id, revision=under.revision)})

@@ -12,6 +12,8 @@ from symposia_worker.placing.programs import Numbers, Pair, shares
 
 #: copies are tried so often at most, and kept where the peak falls by this share
 COPY_TRIES, COPY_GAIN = 48, 0.005
+#: moves and exchanges at most
+EASE_TRIES = 64
 
 
 def choice(n: Numbers) -> list[Pair]:
@@ -30,7 +32,7 @@ def choice(n: Numbers) -> list[Pair]:
 def spread(n: Numbers, chosen: Collection[int], packing: Sequence[Pair]) -> list[Pair]:
     """The chosen over the sites by load, copies included; ``packing`` is known to fit and is taken where this order does not."""
     held = _by_load(n, chosen)
-    return _copied(n, list(packing) if held is None else held)
+    return _copied(n, _eased(n, list(packing) if held is None else held))
 
 
 def _by_load(n: Numbers, chosen: Collection[int]) -> list[Pair] | None:
@@ -45,6 +47,45 @@ def _by_load(n: Numbers, chosen: Collection[int]) -> list[Pair] | None:
             load[s] += n.load((c, s), part)
             held.append((c, s))
     return held
+
+
+def _eased(n: Numbers, held: list[Pair]) -> list[Pair]:
+    """Moves off the busiest site, and exchanges with less busy ones, as long as they make it less busy."""
+    for _ in range(EASE_TRIES):
+        better = _exchange(n, held)
+        if better is None:
+            break
+        held = better
+    return held
+
+
+def _exchange(n: Numbers, held: list[Pair]) -> list[Pair] | None:
+    sites, here = range(len(n.memory)), set(held)
+    load = [sum(n.load(p, 1 / n.copies[p[0]]) for p in held if p[1] == s) for s in sites]
+    room = [n.memory[s] - sum(n.bytes[p] for p in held if p[1] == s) for s in sites]
+    top = max(sites, key=lambda s: load[s])
+
+    def part(c: int, s: int) -> float:
+        return n.load((c, s), 1 / n.copies[c])
+
+    best, least = None, load[top] * (1 - COPY_GAIN)
+    for c in (p[0] for p in held if p[1] == top):
+        for s in sites:
+            if s == top or (c, s) not in n.bytes or (c, s) in here:
+                continue
+            for other in (None, *(p[0] for p in held if p[1] == s)):
+                back = 0 if other is None else n.bytes.get((other, top), -1)
+                if back < 0 or (other is not None and (other, top) in here):
+                    continue
+                given = 0 if other is None else n.bytes[other, s]
+                if n.bytes[c, s] > room[s] + given or back > room[top] + n.bytes[c, top]:
+                    continue
+                there = load[s] + part(c, s) - (0.0 if other is None else part(other, s))
+                left = load[top] - part(c, top) + (0.0 if other is None else part(other, top))
+                if max(there, left) < least:
+                    least = max(there, left)
+                    best = [(c, s) if p == (c, top) else (other, top) if other is not None and p == (other, s) else p for p in held]
+    return best
 
 
 def _copied(n: Numbers, held: list[Pair]) -> list[Pair]:

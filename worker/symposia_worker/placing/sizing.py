@@ -18,8 +18,9 @@ def demand_of(model: str, *, traffic: float, precision: Precision | None, placed
               manifest: Callable[[str], Manifest | None], **more: Any) -> Demand:
     """The demand for a checkpoint. Raises BadInput where neither a pool, nor the model store, nor the catalogue knows its size."""
     place = placed.get(model, {})
-    if place.get("bytes") and precision in (None, place.get("precision")):
-        return Demand(checkpoint=model, params_b=float(place["params_b"]), traffic=traffic, precision=precision, source="measured",
+    if place.get("bytes") and not place.get("base") and precision in (None, place.get("precision")):
+        # as it is served now, so that a plan for what runs changes no checkpoint's precision by itself
+        return Demand(checkpoint=model, params_b=float(place["params_b"]), traffic=traffic, precision=precision or place.get("precision"), source="measured",
                       bytes=int(int(place["bytes"]) * (1 + CACHE_SHARE)), **more)
     stored = manifest(model)
     if stored is not None:
@@ -34,7 +35,10 @@ def demand_of(model: str, *, traffic: float, precision: Precision | None, placed
 
 
 def _parameters(stored: Manifest) -> float:
-    """As the weights' files have them; as its facts do, where they are stored in a type that is not computed in."""
+    """As the weights' files have them; as its facts do, where they are stored in a type that is not computed in, and of a LoRA adapter: its base,
+    which is loaded with it where it is not there, is among those."""
+    if stored.facts.adapter_of is not None:
+        return float(stored.facts.parameters)
     kept: dict[str, Precision] = {"float32": "float32", "bfloat16": "bfloat16", "float16": "float16"}
     as_stored = kept.get(stored.facts.dtype)
     weights = sum(f.size for f in stored.files if f.path.endswith(".safetensors"))

@@ -72,6 +72,21 @@ _HEAD = ("# Written by `symposia plan`: a service for each pool of a placement, 
          "#   docker compose -f compose.yaml -f compose.pools.yaml up --scale worker=0\n")
 
 
+_SECRET = "${%s:?set it in .env}"  # noqa: S105 - a reference to one
+#: compose.yaml's worker, written out: ``extends`` takes no service that depends on others (a test keeps the two alike)
+_WORKER: dict[str, Any] = {
+    "image": "symposia-worker", "restart": "unless-stopped", "init": True,
+    "environment": {
+        "SYMPOSIA_BROKER_URL": f"redis://:{_SECRET % 'SYMPOSIA_BROKER_PASSWORD'}@broker:6379/0",
+        "SYMPOSIA_MESSAGE_KEY": _SECRET % "SYMPOSIA_MESSAGE_KEY", "SYMPOSIA_S3__ENDPOINT_URL": "http://store:8333",
+        "SYMPOSIA_S3__ACCESS_KEY": _SECRET % "SYMPOSIA_S3_ACCESS_KEY", "SYMPOSIA_S3__SECRET_KEY": _SECRET % "SYMPOSIA_S3_SECRET_KEY",
+        "SYMPOSIA_S3__BUCKET": "symposia",
+    },
+    "depends_on": {"broker": {"condition": "service_healthy"}, "store": {"condition": "service_healthy"}},
+    "cap_drop": ["ALL"], "security_opt": ["no-new-privileges:true"], "volumes": ["cache:/var/lib/symposia"], "stop_grace_period": "15s",
+}
+
+
 def compose(written: WrittenPlacement) -> dict[str, Any]:
     """The services. Each GPU is given to one container, in which it is cuda:0; those on the processor are told their threads."""
     return {"services": {pool: _service(pool, part) for pool, part in written.pools.items()}}
@@ -85,7 +100,7 @@ def _service(pool: str, part: PoolPart) -> dict[str, Any]:
     for held in part.holds:
         command += ["--model", held.checkpoint]
     service: dict[str, Any] = {
-        "extends": {"file": "compose.yaml", "service": "worker"}, "command": command,
+        **_WORKER, "command": command,
         "healthcheck": {"test": ["CMD", "python", "-m", "symposia_worker.stack.pulse", pool], "interval": "10s", "timeout": "5s", "retries": 3,
                         "start_period": "300s"},
     }

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from symposia.api.faults import HttpFault
 from symposia.api.multipart import Form
+from symposia.batches import checked_auto
 from symposia.tables.asking import Prompting
 from symposia.tables.reading import rows_of
 from symposia.tables.template import Template
@@ -119,6 +120,15 @@ def test_auto_is_answered_by_the_model_the_batch_names() -> None:
     assert asked(line("a", model="auto"), auto_model="m").model == "m"
     with pytest.raises(Unmet, match="--auto"):
         asked(line("a", model="auto"))
+
+
+def test_who_answers_for_auto_is_read_when_the_batch_is_made() -> None:
+    assert checked_auto(None) is None
+    assert checked_auto("debate:a,b;rounds=2") == "debate:a,b;rounds=2"
+    for bad in ("auto", "", "m" * 9_000, "debate:a", "nothing:a,b"):
+        with pytest.raises(BadInput) as refused:
+            checked_auto(bad)
+        assert refused.value.field == "auto_model"
 
 
 def test_another_url_than_the_batchs_is_refused_unless_they_may_be_mixed() -> None:
