@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -56,6 +57,8 @@ class Trials:
         for n in range(trials):
             kind = list(self.kinds)[n % len(self.kinds)]
             self._one(kind, told[kind])
+            if (n + 1) % 100 == 0:
+                print(f"{n + 1} damages, {sum(t.loaded for t in told.values())} loaded", file=sys.stderr, flush=True)
         return told
 
     def _one(self, kind: str, told: Told) -> None:

@@ -560,6 +560,18 @@ def test_a_killed_download_makes_room_before_a_whole_checkpoint_does(models: Mod
     assert not list((cache.folder / ".partial").glob("*"))
 
 
+def test_what_a_killed_download_was_promised_on_the_disk_is_free_once_it_is_gone(models: ModelStore, cache: ModelCache, tmp_path: Path,
+                                                                               monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given a disk on which another download was promised all that is free, and died
+    size = pushed(models, tmp_path / "a", "a").size
+    dead = pushed(models, tmp_path / "b", "b", seed=1)
+    cache.room.reserve(cache.asked(dead, priority=0, budget=None, keep_free=0))
+    monkeypatch.setattr("symposia_worker.models.room.Room._free", lambda _: size + 1)
+    # When one is fetched that has room only without it, then it goes
+    assert contents(cache.fetch(models, "a")) == contents(tmp_path / "a")
+    assert cache.room.promised() == []
+
+
 def test_a_download_under_way_counts_with_its_full_size(models: ModelStore, cache: ModelCache, tmp_path: Path) -> None:
     # Given a budget for one checkpoint, and another download under way that has reserved its room
     size = pushed(models, tmp_path / "a", "a").size

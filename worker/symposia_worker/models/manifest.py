@@ -33,7 +33,7 @@ SafePath = Annotated[str, AfterValidator(_safe_path)]
 
 
 #: A digest is kept of every so many bytes of a file: what was cut off goes on, and what is damaged is found, at the next of them.
-RANGE_BYTES = 8 * 1024 * 1024
+RANGE_BYTES = 4 * 1024 * 1024
 
 
 def manifest_key(model: str) -> str:

@@ -158,27 +158,27 @@ class Room:
     def _make(self, asked: Asked, own: Path) -> None:
         whole, promised = self.contents(), [p for p in self.promised() if p.folder != own]
         held = sum(c.size for c in whole) + sum(p.size for p in promised)
-        # what downloads under way have yet to write is free on the disk, and not ours
-        pledged = sum(p.size - p.written for p in promised)
         need = asked.size - next((p.written for p in self.promised() if p.folder == own), 0)
-        most_on_disk = self._free() - pledged - asked.keep_free
         stays = self._may_go(asked, whole, promised)
         could = sum(s.size for s in stays)
-        over = 0 if asked.budget is None else held + asked.size - asked.budget
+        over, spare = 0 if asked.budget is None else held + asked.size - asked.budget, self._spare(asked, own)
         if over > could:
             raise self._refused(asked, f"the cache may hold {asked.budget or 0:,} bytes and has {held:,} in use or promised", could)
-        if 0 < need >= most_on_disk + could:
-            raise self._refused(asked, f"the disk has {self._free():,} bytes free, of which {pledged + asked.keep_free:,} are promised or kept free", could)
+        if 0 < need >= spare + could:
+            raise self._refused(asked, f"the disk has {self._free():,} bytes free, of which {self._free() - spare:,} are promised or kept free", could)
         for stay in stays:
-            if over <= 0 and not 0 < need >= most_on_disk:
+            if over <= 0 and not 0 < need >= spare:
                 return
             if self._remove(stay.name, stay.folder):
                 if stay.rank[0] is not None:
                     self._on_gone(stay.id, asked.id)
-                over -= stay.size
-                most_on_disk = self._free() - pledged - asked.keep_free
-        if over > 0 or 0 < need >= most_on_disk:
+                over, spare = over - stay.size, self._spare(asked, own)
+        if over > 0 or 0 < need >= spare:
             raise self._refused(asked, "what could go was taken into use meanwhile", 0)
+
+    def _spare(self, asked: Asked, own: Path) -> int:
+        """Bytes of the disk that are free, and neither promised to a download that has yet to write them nor to be kept free."""
+        return self._free() - sum(p.size - p.written for p in self.promised() if p.folder != own) - asked.keep_free
 
     def _may_go(self, asked: Asked, whole: list[Cached], promised: list[Promised]) -> list[_Stay]:
         """What may go, in that order."""
