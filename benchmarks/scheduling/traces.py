@@ -27,20 +27,19 @@ def diurnal(seed: int, checkpoints: int, slots: int, rate: float) -> Trace:
 
 
 def bursty(seed: int, checkpoints: int, slots: int, rate: float) -> Trace:
-    """Each is silent for a while and then asked much: on for 15 slots on average, off for as long as makes a quarter of them be on."""
+    """Each is silent for a while and then asked much: on for 40 slots on average, off for as long as makes a quarter of them be on."""
     chance = random.Random(seed)
     on = [chance.random() < 0.25 for _ in range(checkpoints)]
     weights: list[list[float]] = []
     for _ in range(slots):
-        on = [not o if chance.random() < (1 / 15 if o else 1 / 45) else o for o in on]
+        on = [not o if chance.random() < (1 / 40 if o else 1 / 120) else o for o in on]
         weights.append([1.0 if o else 0.0 for o in on])
     return _poisson(seed + 1, slots, lambda t: weights[t], rate, of=checkpoints / 4)
 
 
 def round_robin(seed: int, checkpoints: int, slots: int, rate: float) -> Trace:
     """One after the other, for ever: the worst that can be done to recency."""
-    every = max(1, round(1 / rate))
-    return tuple(((t // every + seed) % checkpoints,) if t % every == 0 else () for t in range(slots))
+    return tuple(tuple((n + seed) % checkpoints for n in range(round(t * rate), round((t + 1) * rate))) for t in range(slots))
 
 
 TRACES: dict[str, Callable[[int, int, int, float], Trace]] = {

@@ -59,6 +59,19 @@ class ApiSettings(BaseModel):
     max_tokens: int | None = Field(None, ge=1, le=1_000_000)
 
 
+class ResidencySettings(BaseModel):
+    """Which checkpoints a device holds, where it serves more than it can hold."""
+
+    #: seconds no turn shall wait for its checkpoint; what that promise is worth stands in ``symposia_shared.residency``
+    longest_wait_s: float = Field(30.0, gt=0.0)
+    #: seconds the oldest turn of a queue waits before a full device swaps for it; None: as long as there is time, which loads least
+    patience_s: float | None = Field(2.0, ge=0.0)
+    #: seconds after which a checkpoint nobody asks is unloaded; None: never
+    idle_ttl_s: float | None = Field(None, gt=0.0)
+    #: checkpoints that are loaded first and never evicted, beside those of ``symposia models pin``
+    pins: tuple[str, ...] = ()
+
+
 class Settings(BaseSettings):
     """``SYMPOSIA_BROKER_URL``, ``SYMPOSIA_S3__ENDPOINT_URL`` and so on; see ``load``."""
 
@@ -69,6 +82,7 @@ class Settings(BaseSettings):
     s3: S3Settings = S3Settings()
     limits: LimitSettings = LimitSettings()
     api: ApiSettings = ApiSettings()
+    residency: ResidencySettings = ResidencySettings()
     #: the key that messages are signed with, the same for all producers and workers of a deployment
     message_key: SecretStr | None = None
     #: every Redis key and channel of ours starts with it

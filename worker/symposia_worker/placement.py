@@ -31,3 +31,7 @@ class Placement:
     def having(self, model: str, place: dict[str, object]) -> Placement:
         """This and one checkpoint more."""
         return Placement({**self.models, model: place})
+
+    def without(self, model: str) -> Placement:
+        """This without a checkpoint."""
+        return Placement({name: place for name, place in self.models.items() if name != model})

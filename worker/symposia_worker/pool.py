@@ -31,6 +31,7 @@ from symposia_worker.placement import Placement
 from symposia_worker.recorder import Recorder
 from symposia_worker.revival import Revival
 from symposia_worker.saying import Sayer
+from symposia_worker.swapping import Swapping
 from symposia_worker.tickets import Suspects, Ticket, Tickets
 
 log = logging.getLogger(__name__)
@@ -69,7 +70,7 @@ class Pool:
 
     def __init__(self, *, name: str, device: str, slots: int, ledger: Ledger, archive: Archive, course: Course, bell: Doorbell, engine: EngineSeat,
                  placement: Placement, origin: str = "", watch: bool = True, adopt: Callable[[str], dict[str, object]] | None = None,
-                 rests_for: frozenset[Cause] = frozenset()) -> None:
+                 rests_for: frozenset[Cause] = frozenset(), swapping: Swapping | None = None) -> None:
         self.name, self.device, self.ledger, self.archive, self.course, self.bell = name, device, ledger, archive, course, bell
         self.engine, self.placement, self.origin, self.watch = engine, placement, origin, watch
         self.tickets = Tickets(slots)
@@ -86,6 +87,8 @@ class Pool:
         self._sayer = Sayer(ledger)
         self._left = 0
         self.revival, self.heartbeat = Revival(self), Heartbeat(self)
+        #: where it serves what may not be resident
+        self.swapping = swapping
         self.adoption = Adoption(self, adopt) if adopt is not None else None
 
     def start(self) -> None:
@@ -95,6 +98,8 @@ class Pool:
         self._sayer.start()
         self.revival.start()
         self.heartbeat.start()
+        if self.swapping is not None:
+            self.swapping.start(self)
 
     def ready(self) -> None:
         """The worker consumes: from now on the pool counts as ready."""
@@ -105,6 +110,16 @@ class Pool:
         """Serve one checkpoint more, which is resident. Raises BrokerUnavailable."""
         self.placement = self.placement.having(model, place)
         self.heartbeat.loads += 1
+        self.tell_placement()
+
+    def unserve(self, model: str, why: str) -> None:
+        """No longer serve a checkpoint, and say why. Raises BrokerUnavailable."""
+        self.placement = self.placement.without(model)
+        self.tell_placement()
+        self.ledger.refuse(self.name, model, why)
+
+    def tell_placement(self) -> None:
+        """Say what is served. Raises BrokerUnavailable."""
         self.ledger.place(self.name, self.placement.models, origin=self.origin)
 
     def on_engine_death(self, ids: Sequence[str]) -> None:
@@ -136,6 +151,9 @@ class Pool:
             if not self.revival.wait_up(1.0) or self._rests(wait_s=1.0):
                 continue
             named = self._claim(named=seat, wait_s=1.0)
+            if named == "queued" and self.swapping is not None and self.swapping.on_demand:
+                self.swapping.rung()
+                return "waits for its checkpoint"
             if named not in ("queued", "ok"):
                 return self.tickets.ended(seat) or named
         return "left to the ledger"
@@ -147,7 +165,8 @@ class Pool:
             return "queued"
         tickets: list[Ticket] = []
         try:
-            claimed = self.ledger.claim(most=most, pools=self.heartbeat.peers, queues=self.placement.queues, named=named, pool=self.name)
+            queues = self.placement.queues if self.swapping is None else self.swapping.queues(self)
+            claimed = self.ledger.claim(most=most, pools=self.heartbeat.peers, queues=queues, named=named, pool=self.name, strict=self.swapping is not None)
             now = time.time()
             tickets = [Ticket(claim=c, claimed_at=now, attended=named is not None and c.seat == named) for c in claimed.claims]
         finally:
@@ -189,6 +208,9 @@ class Pool:
                 else:
                     self.recorder.later(self._check, ticket, ticket.turn)
                 return
+            if self.swapping is not None and not self.swapping.enter(ticket):
+                self.give_back([ticket], killed=False)
+                return
             on_delta = self._sayer.begin(seat.job_id, ticket.claim.fence) if ticket.claim.stream else None
             self.engine.generate(ticket.id, ticket.turn, partial(self._on_first, ticket), partial(self._on_done, ticket), on_delta=on_delta)
         except Unavailable:
@@ -222,6 +244,8 @@ class Pool:
 
     def _ended(self, ticket: Ticket) -> None:
         self._sayer.end(ticket.claim.seat.job_id, ticket.claim.fence)
+        if self.swapping is not None:
+            self.swapping.leave(ticket)
         follows = self._suspects.leave(ticket)
         if follows is not None:
             self._launch(follows)

@@ -14,14 +14,15 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from celery import Celery, bootsteps, signals
 
 from symposia_shared.archive import Archive
 from symposia_shared.broker import CHECK_QUEUE, CHECKS, COORDINATOR, TEST_QUEUE, Doorbell, celery_app, queue_for
-from symposia_shared.errors import BrokerUnavailable, SymposiaError, Unavailable, UnknownModel
+from symposia_shared.errors import BadInput, BrokerUnavailable, SymposiaError, Unavailable
 from symposia_shared.ledger import Ledger
+from symposia_shared.residency import SwapAware
 from symposia_shared.scripted import CAPABILITIES as SCRIPTED_CAN
 from symposia_shared.settings import Settings
 from symposia_shared.store import Store
@@ -35,7 +36,12 @@ from symposia_worker.engines.openai.endpoint import Endpoint
 from symposia_worker.engines.protocol import EngineChoice, Mode
 from symposia_worker.placement import Placement
 from symposia_worker.pool import Pool
+from symposia_worker.swapping import Brought, Swapping
 from symposia_worker.tasks import coordinator_tasks, pool_tasks
+
+if TYPE_CHECKING:
+    from symposia_worker.models.cache import ModelCache
+    from symposia_worker.models.seats import StoredCheckpoint
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +53,17 @@ BROKER_PATIENCE_S = 60.0
 ENDPOINT_FAULTS: frozenset[Cause] = frozenset({"throttled", "timeout", "device_lost"})
 #: seconds a stopping pool gives to what runs
 GRACE_S = 8.0
+
+
+#: Celery lists of checkpoints that one worker reads
+MOST_LISTS = 16
+#: of a device's memory, for the caches of its checkpoints to grow in
+CACHE_SHARE = 0.1
+
+
+def bells_of(pool: str) -> str:
+    """The list of a pool's own doorbells."""
+    return f"bells.{pool}"
 
 
 class Program(Protocol):
@@ -109,7 +126,9 @@ def run_pool(settings: Settings, plan: PoolPlan) -> int:
     ledger, archive = _seams(settings)
     running = _PoolProgram(app, settings, plan, ledger, archive)
     models = dict.fromkeys((*plan.models, *sorted(wanted(ledger, plan.name))))
-    queues = [*(queue_for(m) for m in models), *([TEST_QUEUE] if plan.test_models else []), CHECK_QUEUE]
+    # a worker reads tens of lists well, and hundreds badly (facts: ledger, rule 15): doorbells for many checkpoints go to a list of the pool's
+    own = [queue_for(m) for m in models] if len(models) <= MOST_LISTS else []
+    queues = [*own, bells_of(plan.name), *([TEST_QUEUE] if plan.test_models else []), CHECK_QUEUE]
     return _run(app, running, name=plan.name, queues=queues, concurrency=plan.concurrency)
 
 
@@ -131,20 +150,23 @@ class _PoolProgram:
 
     def __init__(self, app: Celery, settings: Settings, plan: PoolPlan, ledger: Ledger, archive: Archive) -> None:
         self.plan, self.ledger = plan, ledger
-        self.folder = settings.dir
+        self.folder, self.residency = settings.dir, settings.residency
         environ = plan.endpoint.environ(plan.key) if plan.endpoint else None
         self.engine = EngineProcess(plan.device, _memory(plan), threads=plan.threads, on_death=self._died, environ=environ)
         self.course = Course(ledger, archive, CeleryCanvas(app), Doorbell(app))
         self.archive, self.bell, self.app = archive, Doorbell(app), app
         self.pool: Pool | None = None
+        self.swapping: Swapping | None = None
+        self._cached: ModelCache | None = None
 
     def start(self) -> None:
         warm(self.app, self.archive)
         self.engine.start()
-        models: dict[str, dict[str, object]] = {model: self._load(model) for model in self.plan.models}
+        self.swapping = self._swapping()
+        models = self._opening()
         for model in sorted(wanted(self.ledger, self.plan.name) - set(models)):
             try:
-                models[model] = self._load(model)
+                models[model] = self._served(model)
             except Unavailable as error:
                 log.warning("%s is not taken up yet: %s", model, error)
             except SymposiaError as error:
@@ -156,7 +178,7 @@ class _PoolProgram:
         self.pool = Pool(
             name=self.plan.name, device=self.plan.device, slots=self.plan.concurrency, ledger=self.ledger, archive=self.archive, course=self.course,
             bell=self.bell, engine=self.engine, placement=Placement(models), origin=self.plan.origin, watch=_watching(),
-            adopt=self._take_up, rests_for=ENDPOINT_FAULTS if self.plan.endpoint else frozenset(),
+            adopt=self._take_up, rests_for=ENDPOINT_FAULTS if self.plan.endpoint else frozenset(), swapping=self.swapping,
         )
         pool_tasks(self.app, self.pool)
         self.pool.start()
@@ -171,25 +193,69 @@ class _PoolProgram:
         else:
             self.engine.stop()
 
-    def _load(self, model: str) -> dict[str, object]:
-        """Verified files on this disk, then resident on the device; raises what is wrong with either."""
+    def _swapping(self) -> Swapping | None:
+        """The device's residency. An endpoint has its own."""
         if self.plan.endpoint is not None:
+            return None
+        given = self.residency
+        policy = SwapAware(longest_wait_s=given.longest_wait_s, patience_s=given.patience_s, idle_ttl_s=given.idle_ttl_s)
+        return Swapping(policy=policy, budget_bytes=int(_memory(self.plan) * (1 - CACHE_SHARE)), bring=self._bring, drop=self._unload,
+                        pinned=frozenset(given.pins), bells=bells_of(self.plan.name))
+
+    def _opening(self) -> dict[str, dict[str, object]]:
+        """Where the plan's checkpoints are served: all are loaded now if they fit together, else the pinned ones, and the others on demand."""
+        models, swapping = self.plan.models, self.swapping
+        if swapping is None:
+            return {model: self._load_remote(model) for model in models}
+        expected = {model: self._stored(model) for model in models}
+        first = models if sum(s.bytes for s in expected.values()) <= swapping.budget_bytes else [m for m in models if m in self.residency.pins]
+        for model, stored in expected.items():
+            swapping.register(model, bytes=stored.bytes)
+        return {model: self._served(model) if model in first else expected[model].place(bell=swapping.bells) for model in models}
+
+    def _served(self, model: str) -> dict[str, object]:
+        """Make a checkpoint resident, or register it where the device has no room now. Raises what is wrong with it."""
+        if self.swapping is None:
             return self._load_remote(model)
-        from symposia_worker.models.cache import ModelCache, cache_folder
-        from symposia_worker.models.seats import seat_of
+        stored = self._stored(model)
+        self.swapping.register(model, bytes=stored.bytes)
+        try:
+            brought = self._bring(model)
+        except BadInput as error:
+            if error.field != "memory" or stored.bytes > self.swapping.budget_bytes:
+                raise
+            log.info("%s is loaded when it is asked: %s", model, error)
+            return stored.place(bell=self.swapping.bells)
+        self.swapping.brought(model, brought)
+        return brought.place
+
+    def _stored(self, model: str) -> StoredCheckpoint:
+        from symposia_worker.models.seats import stored_checkpoint
         from symposia_worker.models.store import ModelStore
 
-        models = ModelStore(self.archive.store)
-        manifest = models.manifest(model)
-        if manifest is None:
-            raise UnknownModel(f"{model!r} is not in the model store.", field="model", value=model, remedy=f"Put it there: symposia models pull {model}")
-        seat = seat_of(models, manifest, device=self.plan.device, engine=self.plan.engine, mode=self.plan.mode)
-        folder = ModelCache(cache_folder(self.folder) / "models").fetch(models, seat.stored)
-        loaded = self.engine.load(model, str(folder), engine=seat.engine, mode=seat.mode)
-        log.info("loaded %s on %s %s: %.0f MB in %.1f s", model, seat.engine, seat.mode, loaded.bytes / 1e6, loaded.seconds)
-        return {"queue": queue_for(model), "context": loaded.context, "longest_token_bytes": manifest.facts.longest_token_bytes,
-                "instruct": loaded.instruct, "capabilities": list(loaded.capabilities), "params_b": round(manifest.facts.parameters / 1e9, 4),
-                "engine": seat.engine, "mode": seat.mode}
+        return stored_checkpoint(ModelStore(self.archive.store), model, device=self.plan.device, engine=self.plan.engine, mode=self.plan.mode)
+
+    def _bring(self, model: str) -> Brought:
+        """Verified files on this disk, then resident on the device; raises what is wrong with either."""
+        from symposia_worker.models.store import ModelStore
+
+        began, stored = time.monotonic(), self._stored(model)
+        folder = self._cache().fetch(ModelStore(self.archive.store), stored.seat.stored)
+        loaded = self.engine.load(model, str(folder), engine=stored.seat.engine, mode=stored.seat.mode)
+        seconds = time.monotonic() - began
+        log.info("loaded %s on %s %s: %.0f MB in %.1f s", model, stored.seat.engine, stored.seat.mode, loaded.held_bytes / 1e6, seconds)
+        return Brought(stored.place(loaded), bytes=loaded.held_bytes, seconds=seconds)
+
+    def _unload(self, model: str) -> None:
+        self.engine.unload(model)
+        self._cache().release(self._stored(model).seat.stored)
+
+    def _cache(self) -> ModelCache:
+        from symposia_worker.models.cache import ModelCache, cache_folder
+
+        if self._cached is None:
+            self._cached = ModelCache(cache_folder(self.folder) / "models")
+        return self._cached
 
     def _load_remote(self, model: str) -> dict[str, object]:
         """Nothing is fetched: the endpoint has it."""
@@ -199,7 +265,7 @@ class _PoolProgram:
 
     def _take_up(self, model: str) -> dict[str, object]:
         """Load a checkpoint at run time and let the worker read its queue, too."""
-        place = self._load(model)
+        place = self._served(model)
         self.app.control.add_consumer(str(place["queue"]), destination=[f"{self.plan.name}@{_host()}"])
         return place
 

@@ -23,6 +23,8 @@ class Ticket:
     first_token_at: float | None = None
     #: whether a doorbell's thread waits for it
     attended: bool = False
+    #: the checkpoint it keeps from being unloaded
+    entered: str = ""
     #: what became of it, in a few words; set before ``over``
     outcome: str = ""
     over: threading.Event = field(default_factory=threading.Event)

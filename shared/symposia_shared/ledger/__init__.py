@@ -23,6 +23,7 @@ Keys, each under the deployment's prefix:
     schedules    hash  what recurs                            occurrences zset  when each is next due
     keys         hash  API keys, by digest                     teams:TENANT hash saved teams
     wanted:POOL  set   checkpoints to take up at run time     refusals hash why one was not
+    pinned       set   checkpoints no pool evicts             bells    hash queue → the list of its doorbells, where it is not its own
 
 Every step is one Lua script (``scripts/``), so each is atomic; every script may be repeated without harm.
 """
@@ -105,9 +106,13 @@ class Ledger:
         return answer
 
     def claim(self, *, most: int, pools: int, queues: Sequence[str], named: Seat | None = None, pool: str = "",
-              lease_ms: int = LEASE_MS) -> Claimed:
-        """Lease up to ``most`` turns for ``pool``, in the queues' order; ``named`` is the one a doorbell asks about."""
-        answer = self.run("claim", uuid.uuid4().hex[:8], lease_ms, most, pools, named.key if named else "", pool, *queues)
+              strict: bool = False, lease_ms: int = LEASE_MS) -> Claimed:
+        """Lease up to ``most`` turns for ``pool``, in the queues' order; ``named`` is the one a doorbell asks about.
+
+        A named turn of another queue is leased, too, but for ``strict``.
+        """
+        asked = ("=" if strict else "") + named.key if named else ""
+        answer = self.run("claim", uuid.uuid4().hex[:8], lease_ms, most, pools, asked, pool, *queues)
         rows = [answer[k:k + 12] for k in range(2, len(answer), 12)]
         claims = tuple(Claim(seat=Seat(r[0], int(r[1]), int(r[2])), fence=r[3], attempt=int(r[4]), deaths=int(r[5]), kind=r[6], spec=r[7],
                              payload=r[8], queue=r[9], alone=r[10] == "1", stream=r[11] == "1")
@@ -199,6 +204,13 @@ class Ledger:
         """Checkpoint → where it is served."""
         with away():
             return {model: json.loads(place) for model, place in self.redis.hgetall(self.key("placed")).items()}
+
+    def bells(self, queues: Sequence[str]) -> dict[str, str]:
+        """Queue → the Celery list its doorbells go to."""
+        if not queues:
+            return {}
+        with away():
+            return {queue: bell or queue for queue, bell in zip(queues, self.redis.hmget(self.key("bells"), list(queues)), strict=True)}
 
     def workers(self) -> dict[str, dict[str, Any]]:
         """Name → the last heartbeat of each coordinator and pool; one older than 10 s by its own ``beat_at`` is dead or deaf."""

@@ -20,6 +20,8 @@ from symposia_shared.residency.view import Standing, View
 
 #: of the longest wait: with more work than that before it, a device does not wait for more to gather
 BUSY_SHARE = 0.5
+#: turns that would have come meanwhile, if a checkpoint that has been silent were still asked as often
+SILENCE = 3.0
 #: sums of seconds are compared up to that
 EPSILON_S = 1e-9
 
@@ -96,7 +98,7 @@ class SwapAware:
         work = 0.0
         for s in waited:
             load_s = 0.0 if s.resident else s.load_s
-            if s.oldest_s + begin + work + load_s > self.longest_wait_s + EPSILON_S:
+            if not s.resident and s.oldest_s + begin + work + load_s > self.longest_wait_s + EPSILON_S:
                 return True
             work += max(load_s + s.serve_s, 0.0 if s.resident else self.tick_s)
         return work >= BUSY_SHARE * self.longest_wait_s
@@ -112,16 +114,18 @@ class SwapAware:
             free += s.bytes
         return victims if free >= wanted.bytes else None
 
-    def _worth(self, s: Standing) -> tuple[bool, float, float, str]:
-        """What it is worth to keep a resident, the least first. One that is waited for would be loaded again at once."""
-        return (s.waiting > 0, self._saved(s), -s.idle_s, s.checkpoint)
+    def _worth(self, s: Standing) -> tuple[bool, bool, float, float, str]:
+        """What it is worth to keep a resident, the least first: what is being emptied already; not what is waited for, and would be loaded
+        again at once."""
+        return (not s.draining, s.waiting > 0, self._saved(s), -s.idle_s, s.checkpoint)
 
     def _saved(self, s: Standing) -> float:
         """Seconds of loading that a second of its residence saves, by byte."""
-        if s.rate <= 0.0:
+        rate = s.rate if s.idle_s <= 0.0 else min(s.rate, SILENCE / s.idle_s)
+        if rate <= 0.0:
             return 0.0
         wait = self.longest_wait_s if self.patience_s is None else min(self.patience_s, self.longest_wait_s)
-        return s.load_s / (wait + 1.0 / s.rate) / max(s.bytes, 1)
+        return s.load_s / (wait + 1.0 / rate) / max(s.bytes, 1)
 
     def _expired(self, s: Standing) -> bool:
         return self.idle_ttl_s is not None and s.idle_s > self.idle_ttl_s and not (s.pinned or s.running or s.waiting)

@@ -1,9 +1,11 @@
 -- Leases turns to a pool, up to ARGV[3] in all: in turn one of each queue (ARGV[7..]), that first which was served the longest ago, and of a
 -- queue the one with the lowest score; no more of a queue than its share among ARGV[4] pools, none that is paused, none where the pool
 -- (ARGV[6]) is. Only what is queued can be claimed: the sweeper alone declares a lease lost.
--- Answers {what became of the turn a doorbell named (ARGV[5], or ''), turns left ready, then per turn: job, round, turn, fence, attempt,
+-- Answers {what became of the turn a doorbell named (ARGV[5], or ''; with '=' before it that turn is only asked about), turns left ready, then per turn: job, round, turn, fence, attempt,
 -- engine deaths, kind, spec, payload, queue, '1' if it is to run alone, '1' if its answer is read as it comes}.
 local nonce, lease, most, pools, named = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
+local strict = string.sub(named, 1, 1) == '='
+if strict then named = string.sub(named, 2) end
 local out = {'none', 0}
 local taken = 0
 local paused = {}
@@ -75,7 +77,7 @@ if named ~= '' then
   if not v[1] then out[1] = 'gone'
   elseif v[2] then out[1] = 'closed'
   elseif t == 'q' and (stopped or paused['queue:' .. v[3]] == 'paused') then out[1] = 'paused'
-  elseif t == 'q' and not listed[v[3]] and taken < most and take(job, r, i) then out[1] = 'ok'
+  elseif t == 'q' and not strict and not listed[v[3]] and taken < most and take(job, r, i) then out[1] = 'ok'
   elseif t == 'q' then out[1] = 'queued'
   elseif t == 'b' then out[1] = 'later'
   elseif t == 'l' then out[1] = string.find(v[1], '.' .. nonce .. '.', 1, true) and 'ok' or 'leased'

@@ -3,7 +3,7 @@
 -- schedule and the time of its next occurrence, what each model must be able to do (joined by a newline; 'a|b': either), '1' if somebody
 -- reads its answer as it comes.
 -- A job of one turn has its round opened here; anything else waits in 'advance' for the coordinator; a later one in 'later' for its time.
--- Answers one line per job; once one was refused because all is busy, so are those behind it.
+-- Answers one line per job, which names the list its doorbell goes to; once one was refused because all is busy, so are those behind it.
 local most_turns, most_jobs = tonumber(ARGV[1]), tonumber(ARGV[2])
 local out, busy = {}, nil
 local memory = redis.call('INFO', 'memory')
@@ -33,7 +33,7 @@ end
 for k = 4, #ARGV, 15 do
   local job, kind, spec, deadline, bytes = ARGV[k], ARGV[k + 1], ARGV[k + 2], tonumber(ARGV[k + 3]), tonumber(ARGV[k + 4])
   local keeps, class, tags, due, schedule, following = tonumber(ARGV[k + 7]), ARGV[k + 8], ARGV[k + 9], tonumber(ARGV[k + 10]), ARGV[k + 11], ARGV[k + 12]
-  local refused, queue = nil, nil
+  local refused, queue, bell = nil, nil, nil
   for model in string.gmatch(ARGV[k + 5], '[^\n]+') do
     local where = redis.call('HGET', P .. 'placed', string.sub(model, 1, 5) == 'test/' and 'test/*' or model)
     if not where then refused = 'unplaced ' .. model break end
@@ -44,7 +44,7 @@ for k = 4, #ARGV, 15 do
     end
     local need = unmet(place, ARGV[k + 13])
     if need then refused = 'unable ' .. need .. ' ' .. model break end
-    queue = place.queue
+    queue, bell = place.queue, place.bell
     if redis.call('HGET', P .. 'paused', 'queue:' .. queue) == 'draining' then refused = 'draining ' .. model break end
     busy = busy or crowded(queue)
   end
@@ -71,7 +71,7 @@ for k = 4, #ARGV, 15 do
       redis.call('ZADD', P .. 'later', due, job)
     elseif ARGV[k + 6] == '1' then open(job, 0, now + deadline, 0, 0, '0', '', {queue, '', '0', ''})
     else redis.call('ZADD', P .. 'advance', now, job) end
-    out[#out + 1] = (later and 'later ' or 'ok ') .. queue
+    out[#out + 1] = (later and 'later ' or 'ok ') .. (bell or queue)
   end
 end
 return out
