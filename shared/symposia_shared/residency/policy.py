@@ -21,7 +21,7 @@ from symposia_shared.residency.view import Standing, View
 #: of the longest wait: with more work than that before it, a device does not wait for more to gather
 BUSY_SHARE = 0.5
 #: turns that would have come meanwhile, if a checkpoint that has been silent were still asked as often
-SILENCE = 3.0
+SILENCE = 1.0
 #: sums of seconds are compared up to that
 EPSILON_S = 1e-9
 
