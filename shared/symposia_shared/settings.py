@@ -71,6 +71,12 @@ class ResidencySettings(BaseModel):
     #: checkpoints that are loaded first and never evicted, beside those of ``symposia models pin``
     pins: tuple[str, ...] = ()
 
+    @field_validator("patience_s", "idle_ttl_s", mode="before")
+    @classmethod
+    def _nothing(cls, given: object) -> object:
+        """An empty variable is None."""
+        return None if given == "" else given
+
 
 class Settings(BaseSettings):
     """``SYMPOSIA_BROKER_URL``, ``SYMPOSIA_S3__ENDPOINT_URL`` and so on; see ``load``."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from symposia_shared.errors import BadInput
 from symposia_shared.ledger import Ledger
 from symposia_shared.ledger.backlog import pin
 from symposia_shared.residency import SwapAware
+from symposia_shared.settings import load
 from symposia_shared.store import Written
 from symposia_shared.turns import Abstention, Completion, Turn, Usage
 from symposia_worker.course import Course
@@ -229,6 +231,15 @@ def test_what_nobody_asks_for_is_unloaded_after_its_time(ledger: Ledger) -> None
         running.ask("a")
         running.until(lambda: running.device.unloads == ["a"])
         assert running.device.resident == {"b"}
+
+
+def test_an_empty_patience_in_the_environment_is_none_and_pins_are_a_list(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("SYMPOSIA_RESIDENCY__PATIENCE_S", "")
+    monkeypatch.setenv("SYMPOSIA_RESIDENCY__PINS", '["a", "b"]')
+    found = load(tmp_path).residency
+    assert found.patience_s is None
+    assert found.pins == ("a", "b")
+    assert found.idle_ttl_s is None
 
 
 def test_doorbells_of_many_checkpoints_go_to_their_pools_own_list(ledger: Ledger) -> None:

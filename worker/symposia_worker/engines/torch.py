@@ -27,6 +27,7 @@ from symposia_worker.engines.prefixes import Prefixes
 from symposia_worker.engines.protocol import Dtype, Event, Failed, Generate, Load, Loaded
 from symposia_worker.engines.selftest import self_test
 from symposia_worker.engines.seq2seq import Seq2SeqLane
+from symposia_worker.engines.warm import Warm, WarmKey, usual_limit
 
 #: rows of one checkpoint's batch; beyond it, masked attention over the widest row costs more than it shares
 MAX_ROWS = 32
@@ -40,6 +41,8 @@ class _Resident:
     batch: Batch | Lane
     #: the door of a decoder; a lane is its own
     admission: Admission | None = None
+    #: what it is known by when it has left the device
+    key: WarmKey | None = None
 
     @property
     def capabilities(self) -> tuple[str, ...]:
@@ -49,12 +52,13 @@ class _Resident:
 class TorchEngine:
     """Serves ``device`` within ``memory_bytes`` of weights and caches."""
 
-    def __init__(self, device: str, memory_bytes: int, *, max_rows: int = MAX_ROWS) -> None:
+    def __init__(self, device: str, memory_bytes: int, *, max_rows: int = MAX_ROWS, warm_bytes: int | None = None) -> None:
         self.device = "cpu" if device.startswith("cpu") else device
         self.memory_bytes, self.max_rows = memory_bytes, max_rows
         self._residents: dict[str, _Resident] = {}
         self._passes_before = 0
         self._prefixes = Prefixes(PREFIX_SHARE * memory_bytes)
+        self._warm: Warm[tuple[Model, Admission, int]] = Warm(usual_limit(self.device) if warm_bytes is None else warm_bytes)
         if self.device.startswith("cuda") and not torch.cuda.is_available():
             raise Unavailable(f"{device} was asked for, but this torch sees no CUDA device. "
                               "Install a CUDA build of torch, or use --device cpu.")
@@ -78,6 +82,13 @@ class TorchEngine:
 
     def _made(self, checkpoint: str, folder: Path, dtype: Dtype) -> _Resident:
         self._prefixes.shrink(self._room() - sum(path.stat().st_size for path in folder.glob("*.safetensors")))
+        key = WarmKey(checkpoint, str(folder), dtype)
+        kept = self._warm.take(key, self.device) if (self._warm.size(key) or 0) <= self._room() else None
+        if kept is not None:
+            model, admission, per_token = kept
+            batch = self._batch(model)
+            batch.cache_bytes_per_token = per_token
+            return _Resident(model, batch, admission, key)
         model = load_model(checkpoint, folder, dtype=dtype, device=self.device, room_bytes=self._room())
         if model.kind != "generate":
             self._prefixes.shrink(self._room() - model.bytes)
@@ -88,7 +99,7 @@ class TorchEngine:
         self._prefixes.shrink(self._room() - model.bytes)
         batch = self._batch(model)
         batch.cache_bytes_per_token = self_test(model)
-        return _Resident(model, batch, Admission(model))
+        return _Resident(model, batch, Admission(model), key)
 
     @torch.inference_mode()
     def unload(self, checkpoint: str) -> Events[Event]:
@@ -99,6 +110,9 @@ class TorchEngine:
         self._passes_before += resident.batch.forward_passes
         ids = resident.batch.drop_all()
         self._prefixes.forget(checkpoint)
+        if resident.key is not None and resident.admission is not None:
+            what = (resident.model, resident.admission, resident.batch.cache_bytes_per_token)
+            self._warm.keep(resident.key, what, resident.model.network, size=resident.model.bytes)
         del resident
         return_memory()
         return [Failed(id=i, cause="throttled", message=f"{checkpoint} was unloaded; ask again.") for i in ids]
