@@ -96,7 +96,7 @@ def ask(client: Client, models: Sequence[str], *, tokens: int, over_s: float, wi
         time.sleep(0.2)
     seconds = time.monotonic() - began
     for model, handle in handles:
-        result = client.archive.result(handle.id)
+        result = client.archive.result(handle.job_id)
         timing = _claimed(result)
         if result is None or timing is None:
             unserved.append(model)

@@ -124,10 +124,10 @@ def run_pool(settings: Settings, plan: PoolPlan) -> int:
     """Run a pool until it is told to stop. Returns the exit code."""
     app = celery_app(settings, role="worker")
     ledger, archive = _seams(settings)
-    running = _PoolProgram(app, settings, plan, ledger, archive)
     models = dict.fromkeys((*plan.models, *sorted(wanted(ledger, plan.name))))
-    # a worker reads tens of lists well, and hundreds badly (facts: ledger, rule 15): doorbells for many checkpoints go to a list of the pool's
+    # a worker reads tens of lists well, and hundreds badly: doorbells for many checkpoints go to a list of the pool's
     own = [queue_for(m) for m in models] if len(models) <= MOST_LISTS else []
+    running = _PoolProgram(app, settings, plan, ledger, archive, many=not own and bool(models))
     queues = [*own, bells_of(plan.name), *([TEST_QUEUE] if plan.test_models else []), CHECK_QUEUE]
     return _run(app, running, name=plan.name, queues=queues, concurrency=plan.concurrency)
 
@@ -148,8 +148,10 @@ def on_endpoint(plan: PoolPlan, *, key: str | None, max_concurrency: int, **fiel
 class _PoolProgram:
     """Fetches, loads, then serves."""
 
-    def __init__(self, app: Celery, settings: Settings, plan: PoolPlan, ledger: Ledger, archive: Archive) -> None:
+    def __init__(self, app: Celery, settings: Settings, plan: PoolPlan, ledger: Ledger, archive: Archive, *, many: bool = False) -> None:
         self.plan, self.ledger = plan, ledger
+        #: whether the worker reads none of its checkpoints' own lists
+        self.many = many
         self.folder, self.residency = settings.dir, settings.residency
         environ = plan.endpoint.environ(plan.key) if plan.endpoint else None
         self.engine = EngineProcess(plan.device, _memory(plan), threads=plan.threads, on_death=self._died, environ=environ)
@@ -227,7 +229,7 @@ class _PoolProgram:
             log.info("%s is loaded when it is asked: %s", model, error)
             return stored.place(bell=self.swapping.bells)
         self.swapping.brought(model, brought)
-        return brought.place
+        return {**brought.place, "bell": self.swapping.bells} if self.many else brought.place
 
     def _stored(self, model: str) -> StoredCheckpoint:
         from symposia_worker.models.seats import stored_checkpoint
@@ -261,12 +263,13 @@ class _PoolProgram:
         """Nothing is fetched: the endpoint has it."""
         loaded = self.engine.load(model, engine="openai")
         return {"queue": queue_for(model), "context": loaded.context, "instruct": loaded.instruct, "capabilities": list(loaded.capabilities),
-                "params_b": round(loaded.parameters / 1e9, 4), "engine": "openai"}
+                "params_b": round(loaded.parameters / 1e9, 4), "engine": "openai", **({"bell": bells_of(self.plan.name)} if self.many else {})}
 
     def _take_up(self, model: str) -> dict[str, object]:
         """Load a checkpoint at run time and let the worker read its queue, too."""
         place = self._served(model)
-        self.app.control.add_consumer(str(place["queue"]), destination=[f"{self.plan.name}@{_host()}"])
+        if "bell" not in place:
+            self.app.control.add_consumer(str(place["queue"]), destination=[f"{self.plan.name}@{_host()}"])
         return place
 
     def _died(self, ids: list[str]) -> None:

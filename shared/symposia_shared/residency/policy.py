@@ -85,11 +85,10 @@ class SwapAware:
         away = [s for s in waited if not s.resident and s.bytes <= room]
         if not away:
             return None
-        fits = next((s for s in away if s.bytes <= view.free_bytes), None)
-        if fits is not None:  # nothing is lost by loading at once what takes nobody's place
-            return fits
-        ripe = self.patience_s is not None and away[0].oldest_s >= self.patience_s
-        return away[0] if ripe or self._pressed(view, waited) else None
+        if (self.patience_s is not None and away[0].oldest_s >= self.patience_s) or self._pressed(view, waited):
+            return away[0]
+        # nothing is lost by loading at once what takes nobody's place
+        return next((s for s in away if s.bytes <= view.free_bytes), None)
 
     def _pressed(self, view: View, waited: Sequence[Standing]) -> bool:
         """Whether the visits that are due, begun at the next decision, would no longer all be in time; or there is so much work that to wait
