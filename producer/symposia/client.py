@@ -11,30 +11,35 @@ from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
-from symposia.admission import check_roles, needs, prompt_bytes, sized, unable
 from symposia.asking import embeddings, question, score_of, scoring, vectors_of
+from symposia.batches import TenantBatches
 from symposia.handle import AsyncHandle, Handle
+from symposia.on_commit import submit_on_commit
+from symposia.once import submit_once
+from symposia.telling import submit_wishing, wish_of
 from symposia.watcher import Watcher
 from symposia_shared.archive import Archive, checked_id
-from symposia_shared.broker import CHECKS, Doorbell, celery_app
-from symposia_shared.errors import BadInput, Busy, NotPlaced, PromptTooLong, SymposiaError, UnknownJob, UnknownModel
-from symposia_shared.jobs import SINGLE_KINDS, Job
-from symposia_shared.ledger import Ledger, NewJob, Seat
+from symposia_shared.broker import Doorbell, celery_app
+from symposia_shared.erasing import Erased, Places, erase
+from symposia_shared.errors import BadInput, UnknownJob
+from symposia_shared.jobs import Job
+from symposia_shared.ledger import Ledger, NewJob
 from symposia_shared.ledger.control import Control
+from symposia_shared.ledger.outbox import Outbox
 from symposia_shared.prompts import Sampling
 from symposia_shared.results import Result, Score
 from symposia_shared.schedules import Schedule, Schedules
 from symposia_shared.settings import Settings, load
 from symposia_shared.store import Store
+from symposia_shared.submission import new_job, refusal, ring, taken
+
+if TYPE_CHECKING:
+    from celery.canvas import Signature
 
 #: jobs recorded in one round trip
 SUBMIT_BATCH = 250
-#: of jobs submitted together, every so many share a doorbell: one bell claims as many turns (``pool.BELL_CLAIMS``)
-PER_BELL = 8
-
-
 #: of jobs cancelled together, so many are rung for; the sweeper finds the others within seconds
 RUNG = 100
 
@@ -64,22 +69,48 @@ class Client:
         return Watcher(self.ledger)
 
     @cached_property
+    def batches(self) -> TenantBatches:
+        """Batches and their files, of the tenant ``default``."""
+        return TenantBatches(self)
+
+    @cached_property
     def bell(self) -> Doorbell:
         """What wakes pools and coordinators."""
         bell = Doorbell(celery_app(self.settings, role="producer"))
         bell.connect()
         return bell
 
-    def submit(self, job: Job, *, job_id: str | None = None, at: datetime | None = None, delay_s: float = 0.0) -> Handle:
+    @cached_property
+    def outbox(self) -> Outbox:
+        """Who is told of jobs' ends."""
+        return Outbox(self.ledger, self.settings.signing_key)
+
+    def submit(self, job: Job, *, job_id: str | None = None, at: datetime | None = None, delay_s: float = 0.0, idempotency_key: str | None = None,
+               webhook: str | Sequence[str] | None = None, link: Signature[Any] | None = None, link_error: Signature[Any] | None = None) -> Handle:
         """Record a job and return its handle once the record is on Redis' disk.
 
+        A job that comes again under its ``idempotency_key`` is the same job, for as long as ``SYMPOSIA_LIMITS__IDEMPOTENCY_S`` says;
+        another job under the key raises KeyReused.
+
         ``at`` (with a time zone) or ``delay_s`` have it begin later; it then waits in Redis, and its deadline counts from when it
-        is opened. Raises UnknownModel, NotPlaced, PromptTooLong, Busy, or BadInput where the checkpoint cannot do what is asked: nothing was
-        recorded then. Raises BrokerUnavailable or StoreUnavailable.
+        is opened. ``webhook`` is told of its end; ``link``, a task of your own Celery app, is sent once with the result's key (``result_of``
+        reads it) where the job is done, ``link_error`` where it is not.
+
+        Raises UnknownModel, NotPlaced, PromptTooLong, Busy, or BadInput where the checkpoint cannot do what is asked: nothing was recorded
+        then. Raises BrokerUnavailable or StoreUnavailable.
         """
+        if webhook is not None or link is not None or link_error is not None:
+            wish = wish_of(webhook=webhook, link=link, link_error=link_error, broker=self.settings.broker, allowed=self.settings.webhooks.networks)
+            return submit_wishing(self, job, wish, job_id=job_id, at=at, delay_s=delay_s, idempotency_key=idempotency_key)
+        if idempotency_key is not None:
+            return submit_once(self, job, idempotency_key, job_id=job_id, at=at, delay_s=delay_s)
         if at is not None or delay_s > 0:
             return self._submit_later(job, job_id or uuid.uuid4().hex, at, delay_s)
         return self.submit_many([job], job_ids=None if job_id is None else [job_id])[0]
+
+    def submit_on_commit(self, job: Job, *, using: str | None = None, **more: Any) -> Handle:
+        """Submit a job when Django's transaction is committed; see ``symposia.on_commit``."""
+        return submit_on_commit(self, job, using=using, **more)
 
     def submit_many(self, jobs: Sequence[Job], *, job_ids: Sequence[str] | None = None) -> list[Handle]:
         """Record many jobs in few round trips, in order. A refused one raises at once; those before it are recorded."""
@@ -93,20 +124,24 @@ class Client:
             chunk = list(zip(ids[start:start + SUBMIT_BATCH], jobs[start:start + SUBMIT_BATCH], strict=True))
             for job_id, _ in chunk:
                 if job_ids is not None and self.archive.result(job_id) is not None:
-                    raise self._taken(job_id)
+                    raise taken(job_id)
             records = [self._record(job_id, job) for job_id, job in chunk]
             handles += self.submit_records(records)
         return handles
 
-    def _submit_later(self, job: Job, job_id: str, at: datetime | None, delay_s: float) -> Handle:
+    def due_ms(self, at: datetime | None, delay_s: float) -> int:
+        """When a job is to begin, in epoch's ms. Raises BadInput."""
         if at is not None and (at.tzinfo is None or delay_s > 0):
             raise BadInput(f"at is {at!s}" + ("" if at.tzinfo is None else f" and delay_s {delay_s:g}") + ".", field="at", value=at,
                            remedy="Give a time with its zone (datetime.now(UTC) + ...), or delay_s, and one of them.")
         _ = self.bell, self.archive.store.client  # what takes a while comes before the clock is read
-        due_s = at.timestamp() if at is not None else self.ledger.now_s() + delay_s
+        return int((at.timestamp() if at is not None else self.ledger.now_s() + delay_s) * 1000)
+
+    def _submit_later(self, job: Job, job_id: str, at: datetime | None, delay_s: float) -> Handle:
+        due_ms = self.due_ms(at, delay_s)
         if self.archive.result(checked_id(job_id)) is not None:
-            raise self._taken(job_id)
-        return self.submit_records([self.record_of(job_id, job, due_ms=int(due_s * 1000))])[0]
+            raise taken(job_id)
+        return self.submit_records([self.record_of(job_id, job, due_ms=due_ms)])[0]
 
     def schedule(self, schedule_id: str, job: Job, *, cron: str | None = None, every_s: int | None = None) -> int:
         """Have a job recur, by a cron expression in UTC or every so many seconds; returns when it is first due, in epoch's seconds.
@@ -123,11 +158,15 @@ class Client:
         """Record what was made ready, and ring. Raises what ``submit_many`` raises."""
         _ = self.bell
         answers = self.ledger.submit(records, limits=self.settings.limits)
-        self._ring(records, answers)
-        for record, answer in zip(records, answers, strict=True):
-            if not answer.startswith(("ok ", "later ")):
-                raise self._refused(record, answer)
+        self.ring(records, answers)
+        self.check(records, answers)
         return [Handle(self, record.job_id) for record in records]
+
+    def check(self, records: Sequence[NewJob], answers: Sequence[str]) -> None:
+        """Raise the reason of the first job that the ledger has not taken."""
+        for record, answer in zip(records, answers, strict=False):
+            if not answer.startswith(("ok ", "later ", "not recorded")):
+                raise refusal(self.ledger, self.archive.store, record, answer)
 
     def record_of(self, job_id: str, job: Job, **more: Any) -> NewJob:
         """What the ledger is to record of a job: checked, its draws fixed, its JSON in S3 where it is long. Raises BadInput or StoreUnavailable."""
@@ -166,6 +205,25 @@ class Client:
             self.bell.advance(job_id, kind="cancelled")
         return won
 
+    def result_of(self, key: str) -> Result:
+        """The result at a key, as a linked task is sent it. Raises UnknownJob."""
+        head, _, rest = key.partition("jobs/")
+        job_id, _, name = rest.partition("/")
+        result = self.archive.result(checked_id(job_id)) if not head and name == "result.json" else None
+        if result is None:
+            raise UnknownJob(f"no result is at {key!r}.", field="key", value=key, remedy="Give the key as a linked task is sent it: jobs/ID/result.json.")
+        return result
+
+    def delete(self, job_id: str, *, timeout: float = 30.0) -> Erased:
+        """Erase every copy of a job; returns what was erased. One in flight is cancelled first, and its end waited for.
+
+        Raises UnknownJob, and NotYet where it has not ended within ``timeout`` seconds.
+        """
+        if self.ledger.job(checked_id(job_id)) is not None:
+            self.cancel(job_id)
+            self.handle(job_id).wait(timeout)
+        return erase(Places(self.ledger, self.archive), job_id)
+
     def stats(self) -> dict[str, int]:
         """The deployment's counters."""
         return self.ledger.stats()
@@ -186,53 +244,11 @@ class Client:
         self.close()
 
     def _record(self, job_id: str, job: Job) -> NewJob:
-        job = job.seeded(secrets.randbits(48))
-        check_roles(job, self.ledger.placed)
-        job = sized(job, self.ledger.placed)
-        spec = self.archive.spec(job_id, job.to_json())
-        return NewJob(job_id=job_id, kind=job.name, spec=spec, deadline_ms=int(job.deadline_s * 1000), prompt_bytes=prompt_bytes(job),
-                      models=job.models, needs=needs(job), priority="" if job.priority == "normal" else job.priority, tags=job.tags)
+        return new_job(self.ledger, self.archive, job_id, job, seed=secrets.randbits(48))
 
-    def _ring(self, records: Sequence[NewJob], answers: Sequence[str]) -> None:
-        taken = [(r, a.removeprefix("ok ")) for r, a in zip(records, answers, strict=True) if a.startswith("ok ")]
-        for n, (record, queue) in enumerate(taken):
-            if record.kind not in SINGLE_KINDS:
-                self.bell.advance(record.job_id, kind=record.kind, first=True)
-            elif len(taken) < PER_BELL or n % PER_BELL == 0:
-                self.bell.turn(Seat(record.job_id, 0, 0), queue, kind=record.kind)
-
-    def _refused(self, record: NewJob, answer: str) -> SymposiaError:
-        word, _, rest = answer.partition(" ")
-        if word == "busy":
-            return busy(rest)
-        if word == "draining":
-            return Busy(f"{rest} takes no new jobs: its queue is being drained. Submit once it is resumed (`symposia resume {rest}`).", retry_after_s=60.0)
-        if word == "unplaced":
-            return self._unplaced(rest)
-        if word == "unable":
-            need, model = rest.split(" ", 1)
-            return unable(model, need, self.ledger.placed())
-        if word == "toolong":
-            context, longest, model = rest.split(" ", 2)
-            return PromptTooLong(
-                f"the prompt has {record.prompt_bytes:,} bytes; {model} takes {int(context):,} tokens of at most {longest} bytes each, so it cannot fit.",
-                field="prompt", value=record.prompt_bytes, remedy="Shorten it, or use a checkpoint with a longer context.")
-        return self._taken(record.job_id)
-
-    def _unplaced(self, model: str) -> SymposiaError:
-        placed = ", ".join(sorted(m for m in self.ledger.placed() if m != CHECKS)) or "none"
-        if model.startswith("test/"):
-            return NotPlaced(f"no pool serves the test checkpoints ({model!r}).", field="model", value=model,
-                             remedy="Start one: symposia up --test-models")
-        if self.archive.store.get(f"models/{model}/manifest.json") is not None:
-            return NotPlaced(f"{model!r} is in the model store, but no pool is meant to serve it (served: {placed}).", field="model", value=model,
-                             remedy=f"Start one: symposia up --model {model}")
-        return UnknownModel(f"no checkpoint {model!r} is in the model store (served: {placed}).", field="model", value=model,
-                            remedy=f"See `symposia models list`, or put it there: symposia models pull {model}")
-
-    def _taken(self, job_id: str) -> SymposiaError:
-        return BadInput(f"a job {job_id!r} was submitted before.", field="job_id", value=job_id,
-                        remedy="Read it with Client.handle(job_id), or submit under another id.")
+    def ring(self, records: Sequence[NewJob], answers: Sequence[str]) -> None:
+        """Wake whoever runs the jobs that the ledger has taken."""
+        ring(self.bell, records, answers)
 
 
 class AsyncClient:
@@ -241,9 +257,12 @@ class AsyncClient:
     def __init__(self, dir: str | Path | None = None, *, settings: Settings | None = None) -> None:
         self._client = Client(dir, settings=settings)
 
-    async def submit(self, job: Job, *, job_id: str | None = None, at: datetime | None = None, delay_s: float = 0.0) -> AsyncHandle:
+    async def submit(self, job: Job, *, job_id: str | None = None, at: datetime | None = None, delay_s: float = 0.0,
+                     idempotency_key: str | None = None, webhook: str | Sequence[str] | None = None, link: Signature[Any] | None = None,
+                     link_error: Signature[Any] | None = None) -> AsyncHandle:
         """Record a job; see ``Client.submit``."""
-        return AsyncHandle(await asyncio.to_thread(self._client.submit, job, job_id=job_id, at=at, delay_s=delay_s))
+        return AsyncHandle(await asyncio.to_thread(self._client.submit, job, job_id=job_id, at=at, delay_s=delay_s, idempotency_key=idempotency_key,
+                                                   webhook=webhook, link=link, link_error=link_error))
 
     async def submit_many(self, jobs: Sequence[Job], *, job_ids: Sequence[str] | None = None) -> list[AsyncHandle]:
         """Record many jobs; see ``Client.submit_many``."""
@@ -273,6 +292,10 @@ class AsyncClient:
         """Ask for a job's end."""
         return await asyncio.to_thread(self._client.cancel, job_id)
 
+    async def delete(self, job_id: str, *, timeout: float = 30.0) -> Erased:
+        """Erase every copy of a job; see ``Client.delete``."""
+        return await asyncio.to_thread(self._client.delete, job_id, timeout=timeout)
+
     async def stats(self) -> dict[str, int]:
         """The deployment's counters."""
         return await asyncio.to_thread(self._client.stats)
@@ -286,11 +309,3 @@ class AsyncClient:
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         await self.close()
-
-
-def busy(told: str) -> Busy:
-    """The ledger's ``SECONDS queue|jobs|memory COUNT QUEUE`` as an error."""
-    seconds, what, count, queue = told.split(" ", 3)
-    full = {"queue": f"{int(count):,} turns wait on {queue}, which is its limit", "jobs": f"{int(count):,} jobs are in flight, which is the limit",
-            "memory": f"Redis holds {int(count) / 2**20:,.0f} MiB, more than the share of its maxmemory that jobs may fill"}[what]
-    return Busy(f"{full}. Try again in about {seconds} s, or raise the limit (SYMPOSIA_LIMITS__QUEUE, __JOBS, __MEMORY).", retry_after_s=float(seconds))

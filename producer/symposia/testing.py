@@ -15,7 +15,7 @@ from __future__ import annotations
 import uuid
 from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -64,6 +64,8 @@ class ScriptedClient:
     def __init__(self) -> None:
         #: every job submitted, in order
         self.jobs: list[Job] = []
+        #: who was to be told of each one's end
+        self.told: list[dict[str, Any]] = []
         #: every turn asked, in order
         self.turns: list[Turn] = []
         self._script: dict[str, deque[Reply]] = {}
@@ -81,12 +83,15 @@ class ScriptedClient:
 
         self._script.setdefault(model, deque()).append(Abstention(cause=cause, message=message))
 
-    def submit(self, job: Job, *, job_id: str | None = None, at: datetime | None = None, delay_s: float = 0.0) -> ScriptedHandle:
-        """Play a job at once, whenever it is due."""
+    def submit(self, job: Job, *, job_id: str | None = None, at: datetime | None = None, delay_s: float = 0.0, **told: Any) -> ScriptedHandle:
+        """Play a job at once, whenever it is due. Nobody is told of its end: ``webhook``, ``link`` and ``link_error`` are put into ``told``."""
         from symposia_shared.rehearsal import rehearse
 
+        if set(told) - {"webhook", "link", "link_error"}:
+            raise TypeError(f"submit has no argument {sorted(set(told) - {'webhook', 'link', 'link_error'})[0]!r}")
         job = job.seeded(0)
         self.jobs.append(job)
+        self.told.append(told)
         return ScriptedHandle(rehearse(job, self._reply).result(job_id or uuid.uuid4().hex, job))
 
     def submit_many(self, jobs: Sequence[Job], *, job_ids: Sequence[str] | None = None) -> list[ScriptedHandle]:

@@ -19,7 +19,7 @@ _READ = "+@read -keys -scan -randomkey -dbsize"
 _SUBSCRIBE = "+subscribe +unsubscribe +psubscribe +punsubscribe"
 #: what kombu, the ledger's scripts and Celery's backend write with
 _WRITE = ("+set +setex +incr +incrby +expire +pexpire +del +unlink +hset +hsetnx +hdel +hincrby +lpush +rpush +lpop +rpop +brpop +llen +lrem +ltrim "
-          "+sadd +srem +zadd +zrem +zincrby +zremrangebyscore +zremrangebyrank")
+          "+sadd +srem +zadd +zrem +zincrby +zremrangebyscore +zremrangebyrank +persist")
 
 _BY_ROLE: dict[Role, str] = {
     # it hears answers and the ends of jobs, and tells Flower what it sent; no control command is its to give

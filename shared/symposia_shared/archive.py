@@ -105,6 +105,11 @@ class Archive:
         kept: dict[str, object] = {} if body is None else json.loads(body)
         return {int(i): self._short(json.dumps(reply), f"jobs/{job_id}/replies/kept-{i}.json") for i, reply in kept.items()}
 
+    def kept_places(self, job_id: str) -> set[int]:
+        """The places of those replies."""
+        body = self.store.get(f"jobs/{job_id}/kept.json")
+        return set() if body is None else {int(i) for i in json.loads(body)}
+
     def result_key(self, job_id: str) -> str:
         """The key of a job's result."""
         return f"jobs/{job_id}/result.json"

@@ -14,6 +14,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from symposia_shared.errors import BadInput, UnknownModel
 from symposia_shared.jobs import ModelId
+from symposia_shared.kinds import Kind, forbids_commerce
 from symposia_shared.values import Kinded, Value
 
 Capability = Literal["generate", "instruct", "infill", "embed", "seq2seq"]
@@ -55,6 +56,13 @@ class FormOf(Value):
     mode: FormMode
 
 
+class AdapterOf(Value):
+    """Of which checkpoint, and of which of its revisions, a stored LoRA adapter goes on."""
+
+    id: CheckpointId
+    revision: Sha256
+
+
 class Facts(Value):
     """What is known of a stored checkpoint without loading it."""
 
@@ -71,6 +79,8 @@ class Facts(Value):
     longest_token_bytes: int | None = Field(None, ge=1)
     capabilities: tuple[Capability, ...]
     licence: str
+    #: the licence forbids commercial use, or asks for a membership
+    non_commercial: bool = False
     #: where it came from, revision included
     source: str
     #: of a fixed English paragraph; None where it was not measured (encoders, or too large to load where it was added)
@@ -81,6 +91,8 @@ class Facts(Value):
     dtype: str
     #: None: it is a checkpoint as published, in transformers' form
     form_of: FormOf | None = None
+    #: None: it has weights of its own. Else it is a LoRA adapter, its base's among the ``parameters``
+    adapter_of: AdapterOf | None = None
 
 
 def countable_bytes(text: str) -> int:
@@ -138,16 +150,40 @@ class HubSource(Kinded):
         return f"hf:{self.repo}@{self.revision}"
 
 
+class S3Source(Kinded):
+    """A folder of another bucket, or a checkpoint of another model store (``s3://BUCKET/models/ID``)."""
+
+    kind: Literal["s3"] = "s3"
+    uri: str = Field(pattern=r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/[^\s]+$")
+    #: what was read, once it is known: the digest of the files
+    revision: str = "main"
+
+    @property
+    def bucket(self) -> str:
+        """The bucket's name."""
+        return self.uri.removeprefix("s3://").partition("/")[0]
+
+    @property
+    def prefix(self) -> str:
+        """What the keys begin with, without a slash at its end."""
+        return self.uri.removeprefix("s3://").partition("/")[2].rstrip("/")
+
+    def __str__(self) -> str:
+        return f"{self.uri.rstrip('/')}@{self.revision}"
+
+
 class Entry(Value):
     """One checkpoint of the catalogue."""
 
     id: CheckpointId
     about: str = ""
+    #: entries of other kinds than text are refused: see ``symposia_shared.kinds``
+    kind: Kind = "text"
     #: the published checkpoint this one is a form of
     base: str
     #: a digest or a commit; ``main`` where no source for a commit was at hand
     revision: str
-    source: Annotated[PackageSource | HubSource, Field(discriminator="kind")]
+    source: Annotated[PackageSource | HubSource | S3Source, Field(discriminator="kind")]
     #: the class it is loaded as once it is in the model store
     architecture: str
     #: None: not stated, and then not compared with what is fetched
@@ -178,13 +214,15 @@ class Entry(Value):
     def _licence_can_be_read(self) -> Self:
         if self.needs_acceptance and not self.licence_url:
             raise ValueError(f"{self.id} needs its licence accepted, so 'licence_url' must say where it stands.")
+        if forbids_commerce(self.licence) and not self.non_commercial:
+            raise ValueError(f"{self.id} comes under {self.licence!r}, which forbids commercial use: set 'non_commercial'.")
         if self.non_commercial and not self.needs_acceptance:
             raise ValueError(f"{self.id} is not for commercial use, so its licence must be accepted: set 'needs_acceptance'.")
         return self
 
     @model_validator(mode="after")
     def _one_revision(self) -> Self:
-        if isinstance(self.source, HubSource) and self.source.revision != self.revision:
+        if isinstance(self.source, HubSource | S3Source) and self.source.revision != self.revision:
             raise ValueError(f"{self.id} names the revision {self.revision!r} and its source {self.source.revision!r}; they are one.")
         return self
 

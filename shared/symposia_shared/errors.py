@@ -5,11 +5,13 @@
     │   ├── UnknownModel              no such checkpoint in the model store
     │   ├── NotPlaced                 the checkpoint is stored, but no pool is meant to serve it
     │   ├── PromptTooLong             the prompt cannot fit the checkpoint's context
-    │   └── UnknownJob                no job of this id was ever recorded here
+    │   ├── UnknownJob                no job of this id was ever recorded here
+    │   └── KeyReused                 an idempotency key came with another body than before
     ├── Unavailable          exit 3   something outside is away; the same call may work later
     │   ├── BrokerUnavailable         Redis cannot be reached or refuses to write
     │   ├── StoreUnavailable          S3 cannot be reached or refuses
     │   ├── Busy                      all is full or being drained: nothing was recorded; ``retry_after_s`` says when to come again
+    │   │   └── Limited               the tenant has had its share for now
     │   ├── StackUnavailable          no stack runs in this folder, or one already does
     │   └── NotYet                    the job has not ended within the time given (also a TimeoutError)
     ├── JobFailed            exit 4   the job ended without an answer
@@ -64,6 +66,10 @@ class UnknownJob(BadInput):
     """No job of this id is in the ledger or in the store."""
 
 
+class KeyReused(BadInput):
+    """An idempotency key came with another body than it stands for."""
+
+
 class Unavailable(SymposiaError):
     """Something outside is away; the same call may work later."""
 
@@ -84,6 +90,14 @@ class Busy(Unavailable):
     def __init__(self, message: str, *, retry_after_s: float) -> None:
         self.retry_after_s = retry_after_s
         super().__init__(message)
+
+
+class Limited(Busy):
+    """A tenant's own limit is reached; ``what`` is requests, tokens or jobs."""
+
+    def __init__(self, message: str, *, what: str, limit: int, retry_after_s: float) -> None:
+        self.what, self.limit = what, limit
+        super().__init__(message, retry_after_s=retry_after_s)
 
 
 class StackUnavailable(Unavailable):

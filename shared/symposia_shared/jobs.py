@@ -63,6 +63,8 @@ class Job(Kinded, ABC):
     #: which of the jobs that wait is begun first; age outweighs it in time (docs/OPERATIONS.md)
     priority: Literal["interactive", "normal", "batch"] = Field("normal", description="The class it waits in: interactive before normal before batch.")
     sampling: Sampling = Sampling()
+    #: turns that draw nothing, or from a seed that was given, may be answered with a reply kept from another job of the tenant
+    reuse: bool = Field(False, description="Answer turns with replies kept from equal turns of earlier jobs, and keep new ones.")
 
     def __init__(self, **fields: Any) -> None:
         try:
@@ -83,6 +85,11 @@ class Job(Kinded, ABC):
     @abstractmethod
     def models(self) -> tuple[str, ...]:
         """The checkpoints this job needs, each once, in order of first use."""
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether asking again gives the same: nothing is drawn, or from a seed that was given."""
+        return self.sampling.temperature == 0.0 or self.sampling.seed is not None
 
     def seeded(self, seed: int) -> Self:
         """The same job with its draws fixed by ``seed``, unless it has a seed or draws nothing."""

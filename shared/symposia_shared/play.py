@@ -43,6 +43,8 @@ class Round:
     close_at: int | None = None
     #: makes the messages of the turns that have ``after``
     ask: Ask | None = None
+    #: the place of the turn whose text is the verdict's if it speaks, so that it may be read while it is written; a promise of the play
+    verdict_by: int | None = None
 
     def __post_init__(self) -> None:
         check_graph([t.after for t in self.turns])

@@ -47,6 +47,8 @@ class Bill(Value):
     turn_seconds: float = 0.0
     #: tokens that turns stopped before their end may have used besides, at most
     uncounted_tokens_at_most: int = 0
+    #: turns answered with a reply kept from another job: they are in none of the above
+    reused_calls: int = 0
 
     @property
     def tokens(self) -> int:
@@ -121,18 +123,20 @@ class Score(Value):
 
 def bill_of(rounds: Sequence[RoundRecord]) -> Bill:
     """The sum of what the turns of ``rounds`` used."""
-    calls = prompt = completion = at_most = 0
+    calls = prompt = completion = at_most = reused = 0
     seconds = 0.0
     for record in rounds:
         for item in record.turns:
             reply = item.reply
-            if reply.kind == "completion":
+            if reply.kind == "completion" and reply.reused:
+                reused += 1
+            elif reply.kind == "completion":
                 calls += 1
                 prompt += reply.usage.prompt_tokens
                 completion += reply.usage.completion_tokens
                 seconds += max(0.0, (reply.timing.last_token_at or 0.0) - reply.timing.claimed_at)
-            elif reply.cause in ("settled", "quorum", "deadline", "cancelled") and reply.timing.claimed_at:
+            elif reply.kind == "abstention" and reply.cause in ("settled", "quorum", "deadline", "cancelled") and reply.timing.claimed_at:
                 calls += 1
                 at_most += item.turn.sampling.max_tokens if item.turn.want == "completion" else 0
     return Bill(calls=calls, prompt_tokens=prompt, completion_tokens=completion, turn_seconds=round(seconds, 6),
-                uncounted_tokens_at_most=at_most)
+                uncounted_tokens_at_most=at_most, reused_calls=reused)

@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field, SecretStr, ValidationError, field_validat
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from symposia_shared.errors import BadInput, StackUnavailable
+from symposia_shared.notices.targets import Network, read_networks
 
 CREDENTIALS = "credentials.json"
 #: characters of a message key at least
@@ -27,6 +28,8 @@ class S3Settings(BaseModel):
     access_key: str | None = None
     secret_key: SecretStr | None = None
     bucket: str = "symposia"
+    #: of boto3's configuration files; keys that are given come before it
+    profile: str | None = None
 
 
 class LimitSettings(BaseModel):
@@ -38,6 +41,10 @@ class LimitSettings(BaseModel):
     jobs: int = Field(500_000, ge=1)
     #: share of Redis' maxmemory
     memory: float = Field(0.8, gt=0.0, le=1.0)
+    #: seconds for which an idempotency key is known, after the time its jobs may take
+    idempotency_s: float = Field(86_400.0, ge=1.0, le=90 * 86_400.0)
+    #: seconds for which a reply is kept to be given again
+    reuse_s: float = Field(7 * 86_400.0, ge=1.0, le=400 * 86_400.0)
 
 
 class ApiSettings(BaseModel):
@@ -49,6 +56,8 @@ class ApiSettings(BaseModel):
     auto_model: str | None = None
     #: seconds a request's job may take
     timeout_s: float = Field(600.0, gt=0.0, le=86_400.0)
+    #: seconds a job may take that runs in the background (``background`` of ``/v1/responses``)
+    background_timeout_s: float = Field(86_400.0, gt=0.0, le=30 * 86_400.0)
     #: bytes of a body
     max_body_bytes: int = Field(8 * 1024 * 1024, ge=1_024)
     #: messages of a chat
@@ -57,6 +66,63 @@ class ApiSettings(BaseModel):
     max_member_rounds: int = Field(100, ge=1)
     #: new tokens of one answer; None: to the end of the context
     max_tokens: int | None = Field(None, ge=1, le=1_000_000)
+    #: bytes of a request's headers together
+    max_header_bytes: int = Field(32_768, ge=1_024, le=1_048_576)
+    #: whether a request that does not say is answered with kept replies where it can be
+    reuse: bool = False
+
+
+class WebhookSettings(BaseModel):
+    """Webhooks: where they may go, and how long they are tried."""
+
+    #: networks that may be called although they are not public, such as ``10.1.0.0/16,127.0.0.0/8``; plain http is for these alone
+    allow: str = ""
+    #: hours for which a notice is tried
+    hours: float = Field(72.0, gt=0.0, le=30 * 24.0)
+    #: seconds an endpoint has to answer
+    timeout_s: float = Field(15.0, gt=0.0, le=60.0)
+
+    @field_validator("allow")
+    @classmethod
+    def _networks(cls, allow: str) -> str:
+        read_networks(allow)
+        return allow
+
+    @property
+    def networks(self) -> tuple[Network, ...]:
+        """``allow``, read."""
+        return read_networks(self.allow)
+
+
+class RetentionSettings(BaseModel):
+    """How long is kept what has ended, in days; None, in the environment ``never``: for ever. Swept by the coordinator."""
+
+    #: a job's result and all its other papers
+    jobs_days: float | None = Field(30.0, gt=0.0)
+    #: the rounds within a result, and prompts and replies beside it
+    transcripts_days: float | None = Field(30.0, gt=0.0)
+    #: uploaded files, and batches' output
+    files_days: float | None = Field(30.0, gt=0.0)
+    #: notices that were delivered or given up
+    notices_days: float | None = Field(7.0, gt=0.0)
+    #: seconds between two sweeps
+    every_s: float = Field(3600.0, ge=0.1)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _for_ever(cls, days: object) -> object:
+        return None if days == "never" else days
+
+
+class BatchSettings(BaseModel):
+    """What a batch may be, and how much of it is in the queues at once."""
+
+    #: bytes of an input file
+    max_bytes: int = Field(200 * 1024 * 1024, ge=1_024)
+    #: lines of it
+    max_lines: int = Field(50_000, ge=1, le=9_999_999)
+    #: lines of one batch in flight at most; within it twice as many as the pools have slots
+    in_flight: int = Field(1_024, ge=1, le=10_000)
 
 
 class ResidencySettings(BaseModel):
@@ -88,7 +154,14 @@ class Settings(BaseSettings):
     s3: S3Settings = S3Settings()
     limits: LimitSettings = LimitSettings()
     api: ApiSettings = ApiSettings()
+    #: the S3 that ``symposia models pull s3://BUCKET/PREFIX`` reads, where it is another one; the bucket is the source's own
+    source: S3Settings | None = None
+    #: whether checkpoints whose licence forbids commercial use may be added
+    allow_non_commercial: bool = False
     residency: ResidencySettings = ResidencySettings()
+    webhooks: WebhookSettings = WebhookSettings()
+    retention: RetentionSettings = RetentionSettings()
+    batches: BatchSettings = BatchSettings()
     #: the key that messages are signed with, the same for all producers and workers of a deployment
     message_key: SecretStr | None = None
     #: every Redis key and channel of ours starts with it

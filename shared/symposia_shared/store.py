@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,27 @@ class Head:
     #: bytes
     size: int
     metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """An object as a listing tells it."""
+
+    key: str
+    #: bytes
+    size: int
+    #: seconds since the epoch
+    written_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """An upload in parts under way, or left behind."""
+
+    key: str
+    id: str
+    #: seconds since the epoch
+    begun_at: float
 
 
 class Replaced(Exception):
@@ -70,10 +92,14 @@ class Store:
             connect_timeout=5, read_timeout=60, retries={"mode": "standard", "total_max_attempts": 4}, max_pool_connections=32,
             signature_version="s3v4", s3={"addressing_style": "path"} if s.endpoint_url else {},
         )
-        return boto3.session.Session().client(
+        return boto3.session.Session(profile_name=s.profile).client(
             "s3", endpoint_url=s.endpoint_url, region_name=s.region, config=config,
             aws_access_key_id=s.access_key, aws_secret_access_key=s.secret_key.get_secret_value() if s.secret_key else None,
         )
+
+    def beside(self, bucket: str) -> Store:
+        """Another bucket of the same S3."""
+        return Store(self.settings.model_copy(update={"bucket": bucket}))
 
     def uri(self, key: str) -> str:
         """``s3://bucket/key``."""
@@ -114,6 +140,30 @@ class Store:
             if found is not None:
                 return Written(ours=found == body, body=found)
         raise Conflict(f"{self.uri(key)} is being written and deleted at once; see who else writes there.")
+
+    def tagged(self, key: str) -> tuple[bytes, str] | None:
+        """The object's bytes and its ETag, or None where there is none."""
+        try:
+            answer = self.client.get_object(Bucket=self.bucket, Key=key)
+            return answer["Body"].read(), str(answer["ETag"])
+        except Exception as error:
+            if _status(error) == 404:
+                return None
+            raise self._away("read", key, error) from error
+
+    def put_if(self, key: str, body: bytes, etag: str | None, content_type: str = "application/json") -> bool:
+        """Write an object if it still is the one ``etag`` names, None: if there is none. False: another was first, or our response was lost.
+
+        After False read again: where the object has what was to be written, it is done (facts: services §5).
+        """
+        condition = {"IfNoneMatch": "*"} if etag is None else {"IfMatch": etag}
+        try:
+            self.client.put_object(Bucket=self.bucket, Key=key, Body=body, ContentType=content_type, **condition)
+        except Exception as error:
+            if _status(error) in (404, 409, 412):
+                return False
+            raise self._away("write", key, error) from error
+        return True
 
     def head(self, key: str) -> Head | None:
         """What is known of the object, or None where there is none."""
@@ -164,11 +214,61 @@ class Store:
         except Exception as error:
             raise self._away("delete", key, error) from error
 
+    def delete_many(self, keys: Sequence[str]) -> None:
+        """Delete objects, a thousand in a request; those that are not there are no error."""
+        for at in range(0, len(keys), 1000):
+            with self.reaching("delete", keys[at]):
+                self.client.delete_objects(Bucket=self.bucket, Delete={"Objects": [{"Key": k} for k in keys[at:at + 1000]], "Quiet": True})
+
+    @contextmanager
+    def reaching(self, verb: str, key: str) -> Iterator[None]:
+        """What goes wrong with the client within, as StoreUnavailable with its remedy."""
+        try:
+            yield
+        except Exception as error:
+            raise self._away(verb, key, error) from error
+
     def keys(self, prefix: str) -> list[str]:
         """All keys under ``prefix``, in order."""
+        return [found.key for found in self.objects(prefix)]
+
+    def objects(self, prefix: str) -> list[Listed]:
+        """All objects under ``prefix``, in the order of their keys."""
         try:
             pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix)
-            return [item["Key"] for page in pages for item in page.get("Contents", ())]
+            return [Listed(item["Key"], int(item["Size"]), item["LastModified"].timestamp()) for page in pages for item in page.get("Contents", ())]
+        except Exception as error:
+            raise self._away("list", prefix, error) from error
+
+    def uploads(self, prefix: str) -> list[Upload]:
+        """The uploads in parts under ``prefix`` that were begun and neither completed nor ended."""
+        try:
+            pages = self.client.get_paginator("list_multipart_uploads").paginate(Bucket=self.bucket, Prefix=prefix)
+            return [Upload(item["Key"], item["UploadId"], item["Initiated"].timestamp()) for page in pages for item in page.get("Uploads", ())]
+        except Exception as error:
+            raise self._away("list", prefix, error) from error
+
+    def first_part(self, key: str) -> int | None:
+        """Bytes of the first part of an object that was uploaded in parts; None where S3 does not say."""
+        try:
+            found = self.client.head_object(Bucket=self.bucket, Key=key, PartNumber=1)
+        except Exception:
+            return None
+        return int(found["ContentLength"])
+
+    def end_upload(self, upload: Upload) -> None:
+        """Drop the parts of an upload; one that ended meanwhile is no error."""
+        try:
+            self.client.abort_multipart_upload(Bucket=self.bucket, Key=upload.key, UploadId=upload.id)
+        except Exception as error:
+            if _status(error) != 404:
+                raise self._away("delete", upload.key, error) from error
+
+    def listed(self, prefix: str) -> Iterator[tuple[str, float]]:
+        """All keys under ``prefix``, in order, a page at a time, each with when it was written, in seconds since the epoch."""
+        try:
+            for page in self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix):
+                yield from ((item["Key"], item["LastModified"].timestamp()) for item in page.get("Contents", ()))
         except Exception as error:
             raise self._away("list", prefix, error) from error
 

@@ -72,6 +72,15 @@ class Timing(Value):
     last_token_at: float | None = None
 
 
+class Kept(Value):
+    """Where a reply is kept to be given again."""
+
+    #: its key in S3
+    key: str
+    #: the job it was made in; empty where that is this one
+    made_in: str = ""
+
+
 class Completion(Kinded):
     """What a member said."""
 
@@ -85,18 +94,27 @@ class Completion(Kinded):
     logprob_mean: float | None = None
     #: by token, where ``Sampling.logprobs`` asked for it; of a scored text, its own tokens
     logprobs: tuple[TokenLogprob, ...] | None = None
-    #: the probability of each option of a ``ChoiceForm``; they add up to one
+    #: the probability of each option of a ``ChoiceForm``; they add up to one. None from an endpoint, which chooses without telling them
     options: dict[str, float] | None = None
     #: of an embedding: one vector of length one per message
     vectors: tuple[tuple[float, ...], ...] | None = None
     timing: Timing = Timing()
     #: the pool that ran it
     pool: str = ""
+    #: the engine that made it and in what precision: ``torch float32``, ``openvino exact``, ``openvino fast``, ``openai``, ``scripted``
+    engine: str = ""
+    #: set where it was kept to be given again, or is a kept one
+    kept: Kept | None = None
 
     @property
     def spoke(self) -> bool:
         """True: a completion is an answer."""
         return True
+
+    @property
+    def reused(self) -> bool:
+        """Whether it was made in another job: then it cost this one nothing."""
+        return self.kept is not None and self.kept.made_in != ""
 
 
 class Abstention(Kinded):

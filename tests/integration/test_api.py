@@ -423,10 +423,10 @@ def test_no_request_drawn_from_its_own_document_breaks_it(url: str, key: str, tm
     """schemathesis in a short form: no 5xx. Of models it is told some that are there, for a random word would be refused and no more."""
     root = url.removesuffix("/v1")
     document = httpx.get(f"{root}/openapi.json").json()
-    assert _with_models(document, ["test/echo", "test/garbage", TEAM, DEBATE, "nobody/nothing"]) == 4
+    assert _with_models(document, ["test/echo", "test/garbage", TEAM, DEBATE, "nobody/nothing"]) == 5
     (tmp_path / "openapi.json").write_text(json.dumps(document))
     command = [sys.executable, "-m", "schemathesis.cli", "run", str(tmp_path / "openapi.json"), "--url", root, "-H", f"Authorization: Bearer {key}",
                "--checks", "not_a_server_error", "--phases", "examples,fuzzing", "--max-examples", "15", "--seed", "1", "--generation-database", "none",
                "--request-timeout", "30"]
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False, env=clean_environ())
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False, env=clean_environ(), cwd=tmp_path)
     assert ran.returncode == 0, ran.stdout[-4000:] + ran.stderr[-2000:]

@@ -21,7 +21,9 @@ from symposia_shared.errors import BadInput, Damaged, Unavailable, UnknownModel
 from symposia_shared.settings import S3Settings
 from symposia_shared.store import Store
 from symposia_worker.models import download
+from symposia_worker.models import manifest as manifests
 from symposia_worker.models.cache import ModelCache
+from symposia_worker.models.locks import locked
 from symposia_worker.models.manifest import Manifest, manifest_key
 from symposia_worker.models.store import ModelStore
 
@@ -206,8 +208,8 @@ def test_a_bit_flipped_on_the_way_is_fetched_again(models: ModelStore, cache: Mo
 
 
 def test_a_connection_that_is_cut_is_taken_up_again(models: ModelStore, cache: ModelCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(manifests, "RANGE_BYTES", 65_536)
     pushed(models, tmp_path / "made", elements=300_000)
-    monkeypatch.setattr(download, "RANGE_BYTES", 65_536)
     right, dice = Store.get_range, random.Random(3)
     cut: list[int] = []
 
@@ -226,8 +228,8 @@ def test_a_connection_that_is_cut_is_taken_up_again(models: ModelStore, cache: M
 def test_an_object_replaced_between_two_ranges_is_not_mixed(models: ModelStore, cache: ModelCache, tmp_path: Path,
                                                             monkeypatch: pytest.MonkeyPatch) -> None:
     # Given a file that is overwritten while its ranges come
+    monkeypatch.setattr(manifests, "RANGE_BYTES", 65_536)
     manifest = pushed(models, tmp_path / "made", elements=300_000)
-    monkeypatch.setattr(download, "RANGE_BYTES", 65_536)
     monkeypatch.setattr(download, "PARALLEL", 1)
     right = Store.get_range
     file = next(f for f in manifest.files if f.path.endswith(".safetensors"))
@@ -372,17 +374,17 @@ def test_a_copied_cache_is_read_once_and_taken(models: ModelStore, cache: ModelC
 def test_a_full_disk_leaves_nothing_half_written_and_says_what_to_do(models: ModelStore, cache: ModelCache, tmp_path: Path,
                                                                      monkeypatch: pytest.MonkeyPatch) -> None:
     pushed(models, tmp_path / "made", elements=100_000)
-    right, written = os.write, 0
+    right, written = os.pwrite, 0
 
-    def filling(target: int, body: bytes) -> int:
+    def filling(target: int, body: bytes, at: int) -> int:
         nonlocal written
         written += len(body)
         if written > 150_000:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return right(target, body)
+        return right(target, body, at)
 
     with monkeypatch.context() as patched:
-        patched.setattr(download.os, "write", filling)
+        patched.setattr(download.os, "pwrite", filling)
         with pytest.raises(Unavailable, match=r"full.*needs 200,.*SYMPOSIA_CACHE"):
             cache.fetch(models, "lab/tiny")
     assert nothing_left(cache)
@@ -463,22 +465,113 @@ def fetch_slowly(s3: S3Settings, folder: Path, half: Any) -> None:
     ModelCache(folder).fetch(ModelStore(Store(s3)), "lab/tiny", progress=slow)
 
 
-def test_a_download_that_was_killed_is_begun_anew(models: ModelStore, s3: S3Settings, cache: ModelCache, tmp_path: Path) -> None:
-    # Given a process that is killed in the middle of a download
-    pushed(models, tmp_path / "made")
-    pushed(models, tmp_path / "other", "lab/other", seed=5)
+def killed_at_half(s3: S3Settings, cache: ModelCache) -> None:
+    """A process of its own fetches lab/tiny and is killed in the middle."""
     half = forked.Event()
     child = forked.Process(target=fetch_slowly, args=(s3, cache.folder, half))
     child.start()
     assert half.wait(60)
     os.kill(child.pid or 0, signal.SIGKILL)
     child.join()
+
+
+def ranges_asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    """Key and beginning of every range that is asked of S3 from now on."""
+    asked: list[tuple[str, int]] = []
+    right = Store.get_range
+
+    def noting(self: Store, key: str, start: int, *, length: int, etag: str) -> bytes:
+        asked.append((key, start))
+        return right(self, key, start, length=length, etag=etag)
+
+    monkeypatch.setattr(Store, "get_range", noting)
+    return asked
+
+
+def test_a_download_that_was_killed_goes_on_where_it_was(models: ModelStore, s3: S3Settings, cache: ModelCache, tmp_path: Path,
+                                                         monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given a download of two files of seven ranges each that was killed in the middle
+    monkeypatch.setattr(manifests, "RANGE_BYTES", 65_536)
+    manifest = pushed(models, tmp_path / "made", elements=400_000)
+    killed_at_half(s3, cache)
     assert list((cache.folder / ".partial").glob("*"))
-    # When another checkpoint is fetched, then what it left is swept
-    cache.fetch(models, "lab/other")
+    # When it is fetched again
+    asked = ranges_asked(monkeypatch)
+    folder = cache.fetch(models, "lab/tiny")
+    # Then what had come is not asked for again, and all of it is right
+    assert contents(folder) == contents(tmp_path / "made")
+    assert len(asked) <= sum(len(f.spans) for f in manifest.files) // 2 + 1
     assert not list((cache.folder / ".partial").glob("*"))
-    # and the same one comes whole
+
+
+def test_what_a_killed_download_left_is_believed_only_where_its_digest_is_right(models: ModelStore, s3: S3Settings, cache: ModelCache, tmp_path: Path,
+                                                                                monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given a download that was killed, and one byte of what it left changed
+    monkeypatch.setattr(manifests, "RANGE_BYTES", 65_536)
+    manifest = pushed(models, tmp_path / "made", elements=400_000)
+    killed_at_half(s3, cache)
+    left = next((cache.folder / ".partial").rglob("model-00001*"))
+    body = bytearray(left.read_bytes())
+    body[70_000] ^= 1
+    left.write_bytes(body)
+    # When it is fetched again, then the range with that byte is asked for, and those before and behind it are not
+    asked = ranges_asked(monkeypatch)
     assert contents(cache.fetch(models, "lab/tiny")) == contents(tmp_path / "made")
+    key = manifest.key(next(f for f in manifest.files if f.path.startswith("model-00001")))
+    assert [start for k, start in asked if k == key] == [65_536]
+
+
+def test_a_range_that_is_damaged_in_the_store_is_named(models: ModelStore, cache: ModelCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(manifests, "RANGE_BYTES", 65_536)
+    manifest = pushed(models, tmp_path / "made", elements=400_000)
+    key = manifest.key(manifest.files[1])
+    body = bytearray(models.store.get(key) or b"")
+    body[140_000] ^= 1
+    models.store.put(key, bytes(body))
+    with pytest.raises(Damaged, match=r"model-00001.*was found in its bytes 131,072 to 196,607"):
+        cache.fetch(models, "lab/tiny")
+    assert nothing_left(cache)
+
+
+def test_a_manifest_from_before_ranges_is_verified_as_a_whole(models: ModelStore, cache: ModelCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(manifests, "RANGE_BYTES", 65_536)
+    manifest = pushed(models, tmp_path / "made", elements=400_000)
+    plain = manifest.model_copy(update={"files": tuple(f.model_copy(update={"ranges": None}) for f in manifest.files)})
+    models.store.put(manifest_key("lab/tiny"), plain.sealed())
+    assert contents(cache.fetch(models, "lab/tiny")) == contents(tmp_path / "made")
+    file = manifest.files[1]
+    body = bytearray(models.store.get(manifest.key(file)) or b"")
+    body[-1] ^= 1
+    models.store.put(manifest.key(file), bytes(body))
+    with pytest.raises(Damaged, match=f"{file.sha256} is wanted"):
+        ModelCache(tmp_path / "other").fetch(models, "lab/tiny")
+
+
+def test_a_killed_download_makes_room_before_a_whole_checkpoint_does(models: ModelStore, s3: S3Settings, cache: ModelCache, tmp_path: Path) -> None:
+    size = pushed(models, tmp_path / "made").size
+    pushed(models, tmp_path / "whole", "lab/whole", seed=3)
+    pushed(models, tmp_path / "other", "lab/other", seed=5)
+    cache.fetch(models, "lab/whole")
+    cache.release("lab/whole")
+    killed_at_half(s3, cache)
+    small = ModelCache(cache.folder, budget_bytes=2 * size + size // 2)
+    small.fetch(models, "lab/other")
+    assert {c.id for c in small.contents()} == {"lab/whole", "lab/other"}
+    assert not list((cache.folder / ".partial").glob("*"))
+
+
+def test_a_download_under_way_counts_with_its_full_size(models: ModelStore, cache: ModelCache, tmp_path: Path) -> None:
+    # Given a budget for one checkpoint, and another download under way that has reserved its room
+    size = pushed(models, tmp_path / "a", "a").size
+    manifest = pushed(models, tmp_path / "b", "b", seed=1)
+    small = ModelCache(cache.folder, budget_bytes=size + size // 2)
+    other = ModelCache(cache.folder, budget_bytes=size + size // 2)
+    asked = small.asked(manifest, priority=0, budget=None, keep_free=0)
+    with locked(small.room.lock(asked.name, "lock")):
+        small.room.reserve(asked)
+        # When a second one wants room, then it is told what is promised
+        with pytest.raises(Unavailable, match=rf"has {size:,} in use or promised"):
+            other.fetch(models, "a")
 
 
 def test_a_store_that_is_away_is_told_apart_from_a_damaged_one(cache: ModelCache) -> None:

@@ -195,6 +195,7 @@ class Hub(BaseHTTPRequestHandler):
 
     folder: Path
     commit = "c0ffee" + "0" * 34
+    task = "fill-mask"
 
     def do_HEAD(self) -> None:
         self.do_GET()
@@ -206,7 +207,7 @@ class Hub(BaseHTTPRequestHandler):
                 rows = [{"type": "file", "path": n, "size": (self.folder / n).stat().st_size, "oid": "0" * 40} for n in names]
                 return self._answer(json.dumps(rows).encode())
             return self._answer(json.dumps({"id": "lab/encoder", "sha": self.commit, "siblings": [{"rfilename": n} for n in names],
-                                            "tags": [], "downloads": 0, "likes": 0, "private": False, "disabled": False}).encode())
+                                            "tags": [], "pipeline_tag": self.task, "downloads": 0, "likes": 0, "private": False, "disabled": False}).encode())
         prefix = f"/lab/encoder/resolve/{self.commit}/"
         path = self.folder / self.path.split("?")[0].removeprefix(prefix)
         if self.path.startswith(prefix) and path.is_file():
@@ -287,6 +288,30 @@ def test_a_hub_that_is_away_or_switched_off_is_told_with_another_way(tmp_path: P
     assert all("symposia models push FOLDER --name lab/encoder" in said for said in (away, off))
 
 
+def test_offline_the_hubs_own_cache_on_this_machine_is_read_at_the_pinned_revision(encoder: Path, tmp_path: Path) -> None:
+    # Given what the hub's client leaves of a repository it has downloaded
+    place = tmp_path / "got-home" / "hub" / "models--lab--encoder"
+    (place / "refs").mkdir(parents=True)
+    (place / "refs" / "main").write_text(Hub.commit)
+    shutil.copytree(encoder, place / "snapshots" / Hub.commit)
+    (place / "snapshots" / Hub.commit / "code.py").write_text("raise SystemExit")
+    # When it is fetched with no hub to reach
+    said = fetched_from("http://127.0.0.1:9", "lab/encoder", tmp_path / "got", HF_HUB_OFFLINE="1")
+    # Then it is what was downloaded, pinned to its commit, without the code
+    assert said == f"hf:lab/encoder@{Hub.commit}"
+    assert (tmp_path / "got" / "model.safetensors").read_bytes() == (encoder / "model.safetensors").read_bytes()
+    assert not (tmp_path / "got" / "code.py").exists()
+
+
+@pytest.mark.parametrize(("task", "kind"), [("text-to-image", "image"), ("automatic-speech-recognition", "audio"), ("text-to-video", "video")])
+def test_a_repository_of_another_kind_is_refused_before_its_weights_are_fetched(hub: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: str,
+                                                                              kind: str) -> None:
+    monkeypatch.setattr(Hub, "task", task)
+    said = fetched_from(hub, "lab/encoder", tmp_path / "got")
+    assert said.startswith(f"BadInput lab/encoder is of the kind {kind}")
+    assert not list((tmp_path / "got").rglob("*.safetensors"))
+
+
 def test_a_pull_from_the_hub_ends_in_the_store(models: ModelStore, encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fetch(source: HubSource, folder: Path, *, progress: object) -> HubSource:
         shutil.copytree(encoder, folder, dirs_exist_ok=True)
@@ -347,13 +372,15 @@ def test_a_checkpoint_that_needs_another_repositorys_vocabulary_is_pulled_by_its
 
 
 def test_a_licence_that_is_not_for_commerce_must_be_accepted_for_a_folder_as_well(models: ModelStore, encoder: Path) -> None:
+    with pytest.raises(BadInput, match=r"CC-BY-NC-4.0, which forbids commercial use.*SYMPOSIA_ALLOW_NON_COMMERCIAL"):
+        ingest.add_folder(models, encoder, "incoder-1b", terms=ingest.Terms(accepted=True))
     with pytest.raises(BadInput, match=r"CC-BY-NC-4.0.*not an open-source licence"):
-        ingest.add_folder(models, encoder, "incoder-1b")
+        ingest.add_folder(models, encoder, "incoder-1b", terms=ingest.Terms(non_commercial=True))
 
 
 def test_a_folder_that_is_another_model_than_the_catalogue_says_is_refused(models: ModelStore, encoder: Path) -> None:
     with pytest.raises(BadInput, match="of the type roberta with a context of 128; the catalogue says xglm"):
-        ingest.add_folder(models, encoder, "incoder-1b", accept_licence=True)
+        ingest.add_folder(models, encoder, "incoder-1b", terms=ingest.Terms(accepted=True, non_commercial=True))
     assert models.manifest("facebook/incoder-1B") is None
 
 

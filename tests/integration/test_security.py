@@ -23,10 +23,12 @@ import redis
 from pydantic import SecretStr
 from stack import SYMPOSIA, Stack, wait_for
 
-from symposia import BrokerUnavailable, Client, Ensemble, Member, Result
+from symposia import BrokerUnavailable, Client, Ensemble, Inference, Member, Result
 from symposia_shared.access import ROLES, Role, acl_line
 from symposia_shared.broker import ADVANCE, CLOSED, COORDINATOR, TEST_QUEUE, TURN, celery_app
 from symposia_shared.ledger import Ledger
+from symposia_shared.ledger.allowances import Allowances
+from symposia_shared.ledger.gate import Gate, Limits, Once
 from symposia_shared.settings import Settings
 from symposia_worker.stack.services import binary
 
@@ -185,6 +187,12 @@ def test_a_producer_with_its_own_user_submits_waits_and_cancels(stack: Stack, us
         assert client.cancel(slow.job_id)
         assert slow.wait(30).state == "cancelled"
         assert client.stats()["jobs_done"] >= 2
+        Allowances(client.ledger).set("acl", Limits(requests_per_minute=5, tokens_per_minute=100, concurrent=1))
+        gate = Gate(tenant="acl", tokens=(1,), once=Once(name=f"acl:{uuid.uuid4().hex}", digest="d"), life_ms=10_000)
+        passed = client.ledger.ask([client.record_of(uuid.uuid4().hex, Inference(model="test/echo", prompt="?", reuse=True))], gate)
+        assert passed.rates.requests_left == 4
+        assert client.ledger.ask([], gate).before is not None
+        Allowances(client.ledger).clear("acl")
     assert ledger.redis.execute_command("ACL", "LOG") == []
 
 

@@ -149,3 +149,13 @@ def test_a_conversation_is_scored_by_its_last_message(stack: Stack) -> None:
     assert reply is not None
     assert reply.text == "b c"
     assert [t.logprob for t in reply.logprobs or ()] == [-0.25, -1.25]
+
+
+def test_a_long_answer_to_a_single_prompt_is_written_to_s3_with_its_result_alone(stack: Stack) -> None:
+    handle = stack.client.submit(Inference(model="test/echo", prompt="a word " * 300))
+    found = handle.result(30)
+    assert found.completion is not None
+    assert len(found.completion.to_json()) > 512
+    keys = list(stack.client.archive.store.keys(f"jobs/{handle.job_id}/"))
+    assert f"jobs/{handle.job_id}/result.json" in keys
+    assert not [key for key in keys if "/replies/" in key]

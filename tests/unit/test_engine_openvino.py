@@ -22,7 +22,9 @@ from symposia_worker.engines.openvino import OpenVINOEngine
 from symposia_worker.engines.paged import BLOCK_TOKENS, Paged
 from symposia_worker.engines.protocol import Delta, Done, Event, Failed, First, Generate, Load, Mode
 from symposia_worker.engines.runtime import cache_bytes_per_token
+from symposia_worker.families.export import export
 from symposia_worker.families.forms import ALLOWED
+from tiny import tiny_checkpoint, tiny_tokenizer
 
 #: the last is longer than any local window of the tiny checkpoints (8 tokens), and some are longer than a chunk
 PROMPTS = (
@@ -564,3 +566,37 @@ def test_answers_do_not_mix_where_prompts_begin_with_what_an_ended_request_left(
         alone.ask("a", prompt, max_tokens=10)
         alone.finish()
         assert together.completion(str(n)).text == alone.completion("a").text
+
+
+@pytest.mark.parametrize("architecture", ["stablelm", "llama", "phi3"])
+def test_a_fast_answer_is_the_same_alone_and_among_others(forms: Forms, architecture: str) -> None:
+    """A key's 8 bits depend on no other token: else an answer would depend on where its prompt's chunks ended."""
+    asked = Asked(forms(architecture), "fast", max_rows=8)
+    prompts = [p * n for n, p in enumerate(PROMPTS, start=1)]
+    for n, prompt in enumerate(prompts):
+        asked.ask(f"alone{n}", prompt, max_tokens=24)
+        asked.finish()
+    for n, prompt in enumerate(prompts):
+        asked.ask(f"among{n}", prompt, max_tokens=24)
+        if n == 2:
+            asked.step()
+    asked.finish()
+    for n in range(len(prompts)):
+        alone, among = asked.completion(f"alone{n}"), asked.completion(f"among{n}")
+        assert (among.text, among.usage) == (alone.text, alone.usage)
+        assert among.logprob_mean == pytest.approx(alone.logprob_mean, abs=5e-4)
+
+
+def test_a_checkpoint_without_an_end_token_is_exported_and_answers_to_its_length(tmp_path: Path) -> None:
+    folder = tiny_checkpoint(tmp_path / "torch", "llama", eos_token_id=None)
+    tokenizer = tiny_tokenizer()
+    tokenizer.eos_token = None
+    tokenizer.save_pretrained(folder)
+    (folder / "generation_config.json").unlink()
+    reports = export(folder, tmp_path, threads=1)
+    assert [r.refused for r in reports] == [None, None]
+    asked = Asked(tmp_path)
+    asked.ask("a", PROMPTS[0], max_tokens=12)
+    asked.finish()
+    assert (asked.completion("a").text, 12) == one_by_one(folder, PROMPTS[0], 12)
+    assert asked.completion("a").finish_reason == "length"

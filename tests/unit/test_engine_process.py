@@ -238,6 +238,7 @@ def test_two_turns_share_forward_passes_and_the_second_begins_before_the_first_e
     assert isinstance(first, Completion)
     assert isinstance(second, Completion)
     assert (first.usage.completion_tokens, second.usage.completion_tokens) == (200, 100)
+    assert (first.engine, second.engine) == ("torch float32", "torch float32")
     assert first.timing.last_token_at is not None
     assert warm.firsts["second"] < first.timing.last_token_at
     until(lambda: warm.engine.pulse is not None and warm.engine.pulse.running == 0)

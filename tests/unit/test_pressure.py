@@ -17,6 +17,7 @@ from symposia import Busy, Client, Inference
 from symposia_shared.archive import Archive
 from symposia_shared.ledger import Claim, Ledger, Seat
 from symposia_shared.settings import LimitSettings, Settings
+from symposia_worker.tickets import Tickets
 from valkey_server import emptied, running_valkey
 
 MIB = 2**20
@@ -276,3 +277,37 @@ def test_every_turn_is_claimed_once_and_no_party_waits_for_another_longer_than_i
         seen[who] += 1
         for other in totals:
             assert seen[who] <= min(seen[other] + 2, totals[who]) or seen[other] == totals[other]
+
+
+def test_a_pool_takes_no_more_of_batches_than_is_said_however_long_they_have_waited(ledger: Ledger) -> None:
+    placed(ledger)
+    ledger.submit([new_job(f"batch-{n}", priority="batch") for n in range(20)])
+    for n in range(20):  # they were queued an hour ago, so that age has brought them before everything else
+        ledger.redis.zincrby(ledger.key(f"ready:{QUEUE}"), -3_600_000, f"batch-{n}|0|0")
+    ledger.submit([new_job("asked", priority="interactive")])
+    taken = [c.seat.job_id for c in ledger.claim(most=4, pools=1, queues=[QUEUE], batch=3).claims]
+    assert len(taken) == 4
+    assert "asked" in taken, "the fourth is no batch's"
+    assert ledger.claim(most=4, pools=1, queues=[QUEUE], batch=0).claims == ()
+    assert ledger.claim(most=1, pools=1, queues=[QUEUE], batch=0, named=Seat("batch-9", 0, 0)).named == "queued"
+    assert len(ledger.claim(most=100, pools=1, queues=[QUEUE]).claims) == 17, "what was passed over is still there"
+
+
+def test_a_pool_leaves_one_slot_in_sixteen_for_what_is_of_no_batch() -> None:
+    tickets = Tickets(32)
+    assert tickets.reserve(8) == 8
+    assert tickets.for_batches(8) == 8
+    assert tickets.reserve(100) == 24
+    assert tickets.for_batches(24) == 22
+    small = Tickets(4)
+    assert small.for_batches(small.reserve(4)) == 4
+
+
+def test_what_somebody_waits_for_comes_before_the_batch_of_the_same_tenant(ledger: Ledger) -> None:
+    placed(ledger)
+    ledger.submit([new_job(f"batch-{n}", priority="batch", tags=("tenant:t", "batch:b")) for n in range(200)])
+    ledger.submit([new_job("asked", priority="interactive", tags=("tenant:t",))])
+    assert [c.seat.job_id for c in ledger.claim(most=1, pools=1, queues=[QUEUE]).claims] == ["asked"]
+    while ledger.claim(most=50, pools=1, queues=[QUEUE]).claims:
+        pass
+    assert not ledger.redis.exists(ledger.key(f"line:{QUEUE}"))

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ledgers import QUEUE, new_job, placed
-from symposia_shared.ledger import Ledger
+from symposia_shared.ledger import Ledger, Seat
 from symposia_shared.said import Hearing, Piece, channel, read_piece, visible
 from symposia_worker.saying import Sayer
 from valkey_server import running_valkey
@@ -101,7 +101,7 @@ def test_what_is_said_is_heard_in_order_and_nothing_of_it_stays_in_redis(ledger:
     # When an answer is said in pieces
     sayer = Sayer(ledger)
     sayer.start()
-    say = sayer.begin("j", "1.f")
+    say = sayer.begin(Seat("j", 0, 0), "1.f")
     threading.Thread(target=lambda: [(say(f"w{n} "), time.sleep(0.005)) for n in range(50)]).start()
     whole = "".join(f"w{n} " for n in range(50))
     hearing, heard, until = Hearing(), "", time.monotonic() + 20
@@ -111,7 +111,7 @@ def test_what_is_said_is_heard_in_order_and_nothing_of_it_stays_in_redis(ledger:
         heard += hearing.hear(piece) if piece else ""
     # Then all of it was heard, and what is said after the end is not
     assert heard == whole
-    sayer.end("j", "1.f")
+    sayer.end(Seat("j", 0, 0), "1.f")
     say("too late")
     assert ears.get_message(timeout=0.2) is None
     assert ledger.redis.dbsize() == keys

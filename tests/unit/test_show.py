@@ -83,3 +83,10 @@ def test_an_embedding_that_was_stopped_may_have_used_no_new_tokens() -> None:
 
     assert billed(Embedding(model="m", texts=("x",))) == 0
     assert billed(Inference(model="m", prompt="x")) == 256
+
+
+def test_a_single_answer_is_shown_once_with_the_engine_that_made_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = shown(monkeypatch, ended(Completion(text="forty-two", engine="openvino fast")))
+    assert text.count("forty-two") == 1
+    assert "openvino fast" in text
+    assert "verdict" not in text

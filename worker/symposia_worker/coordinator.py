@@ -7,7 +7,9 @@ import os
 import socket
 import threading
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol
 
 from symposia_shared.errors import Unavailable
 from symposia_shared.ledger import LEASE_MS, Ledger
@@ -18,6 +20,14 @@ from symposia_worker.course import Course
 log = logging.getLogger(__name__)
 
 SWEEP_S = 0.5
+
+
+class Beside(Protocol):
+    """What runs beside the sweep in threads of its own."""
+
+    def start(self) -> None: ...
+
+    def stop(self) -> None: ...
 
 
 class Clocks:
@@ -41,9 +51,10 @@ class Coordinator:
     """
 
     def __init__(self, *, name: str, ledger: Ledger, course: Course, watch: bool = True,
-                 limits: LimitSettings = LimitSettings()) -> None:
+                 limits: LimitSettings = LimitSettings(), beside: Sequence[Beside] = ()) -> None:
         self.name, self.ledger, self.course, self.watch = name, ledger, course, watch
         self.schedules, self.limits = Schedules(ledger), limits
+        self._beside = beside
         self._refused = ""
         self._clocks = Clocks()
         self._stop = threading.Event()
@@ -59,6 +70,8 @@ class Coordinator:
         """Begin to sweep."""
         self._wait_a_lease()
         self._thread.start()
+        for one in self._beside:
+            one.start()
 
     def ready(self) -> None:
         """The worker consumes."""
@@ -67,6 +80,8 @@ class Coordinator:
     def stop(self) -> None:
         """End the sweeping and what was begun of it."""
         self._stop.set()
+        for one in self._beside:
+            one.stop()
         self._courses.shutdown(wait=True)
         try:
             self.ledger.gone(self.name)

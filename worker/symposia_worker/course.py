@@ -15,6 +15,7 @@ from symposia_shared.errors import NoQuorum, PlayDiverged
 from symposia_shared.jobs import Job
 from symposia_shared.ledger import Ledger, LedgerJob, LedgerRound, LedgerTurn, Seat
 from symposia_shared.ledger.dead import Letter
+from symposia_shared.ledger.usage import used_by
 from symposia_shared.patterns import parse_job
 from symposia_shared.play import Round, advance, played
 from symposia_shared.results import ClosedBy, Fault, Result, RoundRecord, State, TurnRecord, bill_of
@@ -223,9 +224,18 @@ class Course:
         if committed.conflict:
             log.error("%s another result stands for this job already; it is kept", entry.job_id)
         ended = committed.result
-        self.ledger.forget(entry.job_id, state=ended.state, kind=entry.kind, conflicts=int(committed.conflict), letter=_letter(ended, job))
+        self.ledger.forget(entry.job_id, state=ended.state, kind=entry.kind, conflicts=int(committed.conflict), letter=_letter(ended, job),
+                           used=used_by(ended, taken_over=self._taken_over(entry, ended.rounds)))
         log.info("commit ← %s %s %s", entry.job_id, entry.kind, committed.result.state)
         return committed.result.state
+
+
+    def _taken_over(self, entry: LedgerJob, rounds: Sequence[RoundRecord]) -> set[tuple[int, int]]:
+        """The turns whose replies are those of the job that this one tries again."""
+        if entry.keeps is None:
+            return set()
+        earlier = {(r.round, i) for r in rounds[: entry.keeps] for i in range(len(r.turns))}
+        return earlier | {(entry.keeps, i) for i in self.archive.kept_places(entry.job_id)}
 
 
 def _uncounted(closed: ClosedBy, seat: LedgerTurn) -> Abstention:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from symposia_shared.errors import Unavailable
 from symposia_shared.ledger import LEASE_MS
+from symposia_shared.ledger.traffic import Traffic
 
 if TYPE_CHECKING:
     from symposia_worker.pool import Pool
@@ -50,6 +51,8 @@ class Heartbeat:
                     self._count_peers()
                 if beats % 2 == 1 and pool.adoption is not None:
                     pool.adoption.look()
+                if beats % 2 == 1 and pool.reconciler is not None:
+                    pool.reconciler.look()
                 if pool.watch and not pool.stopping.is_set() and pool.revival.up and self.ready_at is not None:
                     pool.feed()
             except Unavailable as error:
@@ -79,10 +82,12 @@ class Heartbeat:
             "ready_at": self.ready_at, "beat_at": time.time(), "models": pool.placement.shown, "queues": pool.placement.queues,
             "slots": pool.tickets.slots, "held": len(pool.tickets), "origin": pool.origin, "repeats": pulse.repeats if pulse else 0,
             "resident": sorted(pool.swapping.residents.all) if pool.swapping is not None else pool.placement.checkpoints,
+            "memory_bytes": pool.memory_bytes, "tokens": pool.burden.tokens, "placement": pool.reconciler.version if pool.reconciler else 0,
             "engines": {m: f"{place['engine']} {place.get('mode', '')}".strip() for m, place in models.items() if "engine" in place},
         }
         pool.ledger.beat(pool.name, facts, {"forward_passes": passes - self._passes_told, "loads": self.loads})
         self._passes_told, self.loads = passes, 0
+        Traffic(pool.ledger).add(pool.burden.asked())
 
     def _count_peers(self) -> None:
         now, mine = time.time(), set(self.pool.placement.queues)

@@ -33,5 +33,5 @@ class Placement:
         return Placement({**self.models, model: place})
 
     def without(self, model: str) -> Placement:
-        """This without a checkpoint."""
-        return Placement({name: place for name, place in self.models.items() if name != model})
+        """This and one checkpoint less."""
+        return Placement({m: place for m, place in self.models.items() if m != model})

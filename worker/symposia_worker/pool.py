@@ -17,18 +17,23 @@ from functools import partial
 from typing import Protocol
 
 from symposia_shared.archive import Archive
-from symposia_shared.broker import Doorbell
+from symposia_shared.broker import Doorbell, placed_as
 from symposia_shared.errors import SymposiaError, Unavailable
 from symposia_shared.jobs import parse_single
 from symposia_shared.ledger import Ledger, Seat
+from symposia_shared.reuse import Replies
 from symposia_shared.turns import LIKENESS, Abstention, Cause, Completion, Timing, Turn
 from symposia_worker.adoption import Adoption
+from symposia_worker.burden import Burden
 from symposia_worker.checks import COMPARER, checked
 from symposia_worker.course import Course
 from symposia_worker.engines.protocol import Pulse
-from symposia_worker.heartbeat import Heartbeat
+from symposia_worker.heartbeat import BEAT_S, Heartbeat
+from symposia_worker.nudges import Nudges
 from symposia_worker.placement import Placement
+from symposia_worker.reconciling import Reconciler
 from symposia_worker.recorder import Recorder
+from symposia_worker.reusing import Reusing
 from symposia_worker.revival import Revival
 from symposia_worker.saying import Sayer
 from symposia_worker.swapping import Swapping
@@ -70,10 +75,12 @@ class Pool:
 
     def __init__(self, *, name: str, device: str, slots: int, ledger: Ledger, archive: Archive, course: Course, bell: Doorbell, engine: EngineSeat,
                  placement: Placement, origin: str = "", watch: bool = True, adopt: Callable[[str], dict[str, object]] | None = None,
-                 rests_for: frozenset[Cause] = frozenset(), swapping: Swapping | None = None) -> None:
+                 rests_for: frozenset[Cause] = frozenset(), reuse_s: float = 7 * 86_400.0, memory_bytes: int = 0, swapping: Swapping | None = None) -> None:
         self.name, self.device, self.ledger, self.archive, self.course, self.bell = name, device, ledger, archive, course, bell
         self.engine, self.placement, self.origin, self.watch = engine, placement, origin, watch
         self.tickets = Tickets(slots)
+        #: what its device's weights and caches may fill; 0: it is not its to say
+        self.memory_bytes = memory_bytes
         #: causes after which it rests, so that another pool of the queue may take the turn that is tried again
         self._rests_for = rests_for
         self._rest_until = 0.0
@@ -85,11 +92,15 @@ class Pool:
         self.recorder = Recorder(ledger=ledger, archive=archive, course=course, bell=bell, tickets=self.tickets, stopping=self.stopping,
                                  stopped=self.stopped, on_end=self._ended, on_recorded=self._feed_if_left)
         self._sayer = Sayer(ledger)
+        self._reusing = Reusing(Replies(archive.store, life_s=reuse_s), device=device, run=self._generate, record=self.recorder.put)
         self._left = 0
         self.revival, self.heartbeat = Revival(self), Heartbeat(self)
+        self.adoption = Adoption(self, adopt) if adopt is not None else None
         #: where it serves what may not be resident
         self.swapping = swapping
-        self.adoption = Adoption(self, adopt) if adopt is not None else None
+        self.burden, self.nudges = Burden(), Nudges(ledger, name, self.feed)
+        #: keeps what is served to the desired placement, where there is one
+        self.reconciler: Reconciler | None = None
 
     def start(self) -> None:
         """Say what is served, then begin to beat and to record. The engine is up and its checkpoints are loaded."""
@@ -100,6 +111,8 @@ class Pool:
         self.heartbeat.start()
         if self.swapping is not None:
             self.swapping.start(self)
+        if self.watch:
+            self.nudges.start()
 
     def ready(self) -> None:
         """The worker consumes: from now on the pool counts as ready."""
@@ -112,15 +125,14 @@ class Pool:
         self.heartbeat.loads += 1
         self.tell_placement()
 
-    def unserve(self, model: str, why: str) -> None:
-        """No longer serve a checkpoint, and say why. Raises BrokerUnavailable."""
-        self.placement = self.placement.without(model)
-        self.tell_placement()
-        self.ledger.refuse(self.name, model, why)
-
     def tell_placement(self) -> None:
         """Say what is served. Raises BrokerUnavailable."""
         self.ledger.place(self.name, self.placement.models, origin=self.origin)
+
+    def unserve(self, model: str) -> None:
+        """Serve one checkpoint less; what is held of it goes on. Raises BrokerUnavailable."""
+        self.placement = self.placement.without(model)
+        self.tell_placement()
 
     def on_engine_death(self, ids: Sequence[str]) -> None:
         """The engine process is gone with these turns in flight."""
@@ -156,6 +168,8 @@ class Pool:
                 return "waits for its checkpoint"
             if named not in ("queued", "ok"):
                 return self.tickets.ended(seat) or named
+            if named == "queued":  # there may be free slots that this turn may not have: a batch's, or more than this pool's share
+                self.stopping.wait(BEAT_S / 2)
         return "left to the ledger"
 
     def _claim(self, *, named: Seat | None = None, wait_s: float = 0.0) -> str:
@@ -165,8 +179,11 @@ class Pool:
             return "queued"
         tickets: list[Ticket] = []
         try:
+            # without the look-around a turn left to another pool, who was not told, would lie there
+            burden = self.burden.said(self.tickets.slots - len(self.tickets)) if self.watch else ""
             queues = self.placement.queues if self.swapping is None else self.swapping.queues(self)
-            claimed = self.ledger.claim(most=most, pools=self.heartbeat.peers, queues=queues, named=named, pool=self.name, strict=self.swapping is not None)
+            claimed = self.ledger.claim(most=most, pools=self.heartbeat.peers, queues=queues, named=named, pool=self.name, burden=burden,
+                                        batch=self.tickets.for_batches(most), strict=self.swapping is not None)
             now = time.time()
             tickets = [Ticket(claim=c, claimed_at=now, attended=named is not None and c.seat == named) for c in claimed.claims]
         finally:
@@ -202,17 +219,37 @@ class Pool:
         try:
             ticket.turn = Turn.from_json(payload) if payload else parse_single(json.loads(spec)).turn
             log.info("%s → %s r%d t%d %s", ticket.claim.kind, seat.job_id, seat.round, seat.turn, ticket.turn.model)
+            if placed_as(ticket.turn.model) not in self.placement.models:  # a doorbell of what it served until just now
+                self.give_back([ticket], killed=False)
+                return
+            self.burden.take(ticket.id, ticket.turn)
+            if ticket.over.is_set():
+                self.burden.drop(ticket.id)
             if ticket.turn.is_check:
                 if ticket.turn.model == LIKENESS:
                     self._comparing.submit(self._check, ticket, ticket.turn)
                 else:
                     self.recorder.later(self._check, ticket, ticket.turn)
                 return
+            key = self._reusing.key(ticket, self.placement.models)
+            if key is not None:
+                self.recorder.later(self._reusing.begin, ticket, key)
+                return
+            self._generate(ticket)
+        except Exception as error:
+            log.exception("turn %s", seat.key)
+            self.recorder.put(ticket, Abstention(cause="bug", message=f"{type(error).__name__}: {error}"))
+
+    def _generate(self, ticket: Ticket) -> None:
+        """Ask the engine."""
+        seat, turn = ticket.claim.seat, ticket.turn
+        assert turn is not None  # noqa: S101 - it was read before
+        try:
             if self.swapping is not None and not self.swapping.enter(ticket):
                 self.give_back([ticket], killed=False)
                 return
-            on_delta = self._sayer.begin(seat.job_id, ticket.claim.fence) if ticket.claim.stream else None
-            self.engine.generate(ticket.id, ticket.turn, partial(self._on_first, ticket), partial(self._on_done, ticket), on_delta=on_delta)
+            on_delta = self._sayer.begin(seat, ticket.claim.fence) if ticket.claim.stream else None
+            self.engine.generate(ticket.id, turn, partial(self._on_first, ticket), partial(self._on_done, ticket), on_delta=on_delta)
         except Unavailable:
             self.give_back([ticket], killed=False)
         except SymposiaError as error:
@@ -237,13 +274,22 @@ class Pool:
         if isinstance(reply, Abstention) and reply.cause in self._rests_for:  # the recorder puts the turn off, and whoever has room then takes it
             log.warning("%s rests for %.0f s (%s): %s", self.name, REST_S, reply.cause, reply.message)
             self._rest_until = time.monotonic() + REST_S
+        if ticket.turn is not None:
+            self.burden.learn(ticket.turn, reply)
         timing = Timing(claimed_at=ticket.claimed_at, first_token_at=ticket.first_token_at, last_token_at=time.time())
-        self.recorder.put(ticket, reply.model_copy(update={"timing": timing, "pool": self.name}))
+        reply = reply.model_copy(update={"timing": timing, "pool": self.name})
+        if ticket.reuse_key:
+            self.recorder.later(self._reusing.done, ticket, reply, self.placement.models)
+        else:
+            self.recorder.put(ticket, reply)
 
     # -- what follows a record -------------------------------------------------------------------------------------
 
     def _ended(self, ticket: Ticket) -> None:
-        self._sayer.end(ticket.claim.seat.job_id, ticket.claim.fence)
+        self._sayer.end(ticket.claim.seat, ticket.claim.fence)
+        if ticket.reuse_key:
+            self._reusing.left(ticket)
+        self.burden.drop(ticket.id)
         if self.swapping is not None:
             self.swapping.leave(ticket)
         follows = self._suspects.leave(ticket)
@@ -300,5 +346,6 @@ class Pool:
         self._comparing.shutdown(wait=True, cancel_futures=True)
         self.recorder.finish()
         self._sayer.stop()
+        self.nudges.stop()
         self.stopped.set()
         self.engine.stop()

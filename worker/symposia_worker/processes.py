@@ -12,38 +12,51 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from celery import Celery, bootsteps, signals
 
 from symposia_shared.archive import Archive
+from symposia_shared.batches.files import Files
+from symposia_shared.batches.records import Batches
 from symposia_shared.broker import CHECK_QUEUE, CHECKS, COORDINATOR, TEST_QUEUE, Doorbell, celery_app, queue_for
 from symposia_shared.errors import BadInput, BrokerUnavailable, SymposiaError, Unavailable
 from symposia_shared.ledger import Ledger
+from symposia_shared.ledger.desired import Assigned, Desired
 from symposia_shared.residency import SwapAware
 from symposia_shared.scripted import CAPABILITIES as SCRIPTED_CAN
 from symposia_shared.settings import Settings
 from symposia_shared.store import Store
 from symposia_shared.turns import Cause
 from symposia_worker import remote
+from symposia_worker.batches.drive import Seams
+from symposia_worker.batches.driver import Driver
 from symposia_worker.canvas import CeleryCanvas
+from symposia_worker.consuming import Consuming
 from symposia_worker.coordinator import Coordinator
 from symposia_worker.course import Course
 from symposia_worker.engines.client import EngineProcess
 from symposia_worker.engines.openai.endpoint import Endpoint
-from symposia_worker.engines.protocol import EngineChoice, Mode
+from symposia_worker.engines.protocol import Dtype, EngineChoice, Mode
+from symposia_worker.joining import await_name
+from symposia_worker.models.cache import cache_folder, shared_cache
+from symposia_worker.models.prefetching import Watch
+from symposia_worker.notices.teller import Teller
 from symposia_worker.placement import Placement
 from symposia_worker.pool import Pool
+from symposia_worker.reconciling import Grasp, Reconciler
 from symposia_worker.swapping import Brought, Swapping
+from symposia_worker.sweeping import Sweeper
 from symposia_worker.tasks import coordinator_tasks, pool_tasks
 
-if TYPE_CHECKING:
-    from symposia_worker.models.cache import ModelCache
-    from symposia_worker.models.seats import StoredCheckpoint
-
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+if TYPE_CHECKING:
+    from symposia_worker.models.seats import StoredCheckpoint
 
 #: a key that is not there, read to connect to S3
 WARM = "warm"
@@ -102,8 +115,11 @@ def run_coordinator(settings: Settings, *, name: str) -> int:
     """Run a coordinator until it is told to stop. Returns the exit code."""
     app = celery_app(settings, role="worker")
     ledger, archive = _seams(settings)
+    seams = Seams(ledger, archive, Doorbell(app), Batches(ledger, archive.store), Files(ledger, archive.store), settings.limits, settings.api,
+                  settings.batches)
+    beside = (Teller(ledger, archive, settings), Sweeper(ledger, archive, settings), Driver(seams, name=name))
     coordinator = Coordinator(name=name, ledger=ledger, course=Course(ledger, archive, CeleryCanvas(app), Doorbell(app)), watch=_watching(),
-                              limits=settings.limits)
+                              limits=settings.limits, beside=beside)
     coordinator_tasks(app, coordinator)
 
     class Running:
@@ -124,10 +140,12 @@ def run_pool(settings: Settings, plan: PoolPlan) -> int:
     """Run a pool until it is told to stop. Returns the exit code."""
     app = celery_app(settings, role="worker")
     ledger, archive = _seams(settings)
-    models = dict.fromkeys((*plan.models, *sorted(wanted(ledger, plan.name))))
+    _patiently(lambda: await_name(ledger, plan.name, _host()), plan.name)
+    running = _PoolProgram(app, settings, plan, ledger, archive)
+    models = dict.fromkeys((*(a.checkpoint for a in running.first), *sorted(wanted(ledger, plan.name))))
     # a worker reads tens of lists well, and hundreds badly: doorbells for many checkpoints go to a list of the pool's
-    own = [queue_for(m) for m in models] if len(models) <= MOST_LISTS else []
-    running = _PoolProgram(app, settings, plan, ledger, archive, many=not own and bool(models))
+    running.many = len(models) > MOST_LISTS
+    own = [] if running.many else [queue_for(m) for m in models]
     queues = [*own, bells_of(plan.name), *([TEST_QUEUE] if plan.test_models else []), CHECK_QUEUE]
     return _run(app, running, name=plan.name, queues=queues, concurrency=plan.concurrency)
 
@@ -148,48 +166,65 @@ def on_endpoint(plan: PoolPlan, *, key: str | None, max_concurrency: int, **fiel
 class _PoolProgram:
     """Fetches, loads, then serves."""
 
-    def __init__(self, app: Celery, settings: Settings, plan: PoolPlan, ledger: Ledger, archive: Archive, *, many: bool = False) -> None:
+    def __init__(self, app: Celery, settings: Settings, plan: PoolPlan, ledger: Ledger, archive: Archive) -> None:
         self.plan, self.ledger = plan, ledger
-        #: whether the worker reads none of its checkpoints' own lists
-        self.many = many
-        self.folder, self.residency = settings.dir, settings.residency
+        self.folder, self.reuse_s, self.residency = settings.dir, settings.limits.reuse_s, settings.residency
         environ = plan.endpoint.environ(plan.key) if plan.endpoint else None
         self.engine = EngineProcess(plan.device, _memory(plan), threads=plan.threads, on_death=self._died, environ=environ)
         self.course = Course(ledger, archive, CeleryCanvas(app), Doorbell(app))
         self.archive, self.bell, self.app = archive, Doorbell(app), app
         self.pool: Pool | None = None
         self.swapping: Swapping | None = None
-        self._cached: ModelCache | None = None
+        #: as what each checkpoint is served
+        self.assigned: dict[str, Assigned] = {}
+        #: whether the worker reads none of its checkpoints' own lists
+        self.many = False
+        self.prefetch = None if plan.endpoint else Watch(cache_folder(settings.dir), settings)
+        self.consuming = Consuming()
+        #: what the desired placement says of it; None: nothing, and it serves what it was asked for
+        self.named = _patiently(lambda: Desired(ledger).of(plan.name)[1], plan.name)
+        self.first = self.named if self.named is not None else tuple(Assigned(checkpoint=m) for m in plan.models)
 
     def start(self) -> None:
         warm(self.app, self.archive)
         self.engine.start()
         self.swapping = self._swapping()
         models = self._opening()
-        for model in sorted(wanted(self.ledger, self.plan.name) - set(models)):
+        later = {a.checkpoint: a for a in (*map(_plainly, sorted(wanted(self.ledger, self.plan.name))), *(self.named or ()))}
+        for model, assigned in later.items():
+            if model in models:
+                continue
             try:
-                models[model] = self._served(model)
+                models[model] = self._load(assigned)
             except Unavailable as error:
                 log.warning("%s is not taken up yet: %s", model, error)
             except SymposiaError as error:
                 log.error("%s is not taken up: %s", model, error)
                 self.ledger.refuse(self.plan.name, model, str(error))
         if self.plan.test_models:
-            models["test/*"] = {"queue": TEST_QUEUE, "capabilities": list(SCRIPTED_CAN)}
+            models["test/*"] = {"queue": TEST_QUEUE, "capabilities": list(SCRIPTED_CAN), "revision": "scripted"}
         models[CHECKS] = {"queue": CHECK_QUEUE}
         self.pool = Pool(
             name=self.plan.name, device=self.plan.device, slots=self.plan.concurrency, ledger=self.ledger, archive=self.archive, course=self.course,
             bell=self.bell, engine=self.engine, placement=Placement(models), origin=self.plan.origin, watch=_watching(),
-            adopt=self._take_up, rests_for=ENDPOINT_FAULTS if self.plan.endpoint else frozenset(), swapping=self.swapping,
+            adopt=lambda model: self._take_up(_plainly(model)), rests_for=ENDPOINT_FAULTS if self.plan.endpoint else frozenset(),
+            reuse_s=self.reuse_s, memory_bytes=0 if self.plan.endpoint else _memory(self.plan),
+            swapping=self.swapping,
         )
+        grasp = Grasp(take=self._take_up, close=self.consuming.close, unload=self._give_up)
+        self.pool.reconciler = Reconciler(self.pool, grasp, begun_with=self.plan.models, memory_bytes=_memory(self.plan))
         pool_tasks(self.app, self.pool)
         self.pool.start()
 
     def ready(self) -> None:
         if self.pool is not None:
             self.pool.ready()
+        if self.prefetch is not None:
+            self.prefetch.start()
 
     def leave(self) -> None:
+        if self.prefetch is not None:
+            self.prefetch.stop()
         if self.pool is not None:
             self.pool.stop(GRACE_S)
         else:
@@ -206,58 +241,80 @@ class _PoolProgram:
 
     def _opening(self) -> dict[str, dict[str, object]]:
         """Where the plan's checkpoints are served: all are loaded now if they fit together, else the pinned ones, and the others on demand."""
-        models, swapping = self.plan.models, self.swapping
+        first, swapping = self.first if self.named is None else (), self.swapping
         if swapping is None:
-            return {model: self._load_remote(model) for model in models}
-        expected = {model: self._stored(model) for model in models}
-        first = models if sum(s.bytes for s in expected.values()) <= swapping.budget_bytes else [m for m in models if m in self.residency.pins]
+            return {a.checkpoint: self._load_remote(a.checkpoint) for a in first}
+        expected = {a.checkpoint: self._stored(a) for a in first}
+        fit = sum(s.bytes for s in expected.values()) <= swapping.budget_bytes
         for model, stored in expected.items():
             swapping.register(model, bytes=stored.bytes)
-        return {model: self._served(model) if model in first else expected[model].place(bell=swapping.bells) for model in models}
+        return {a.checkpoint: self._load(a) if fit or a.checkpoint in self.residency.pins else expected[a.checkpoint].place(bell=swapping.bells)
+                for a in first}
 
-    def _served(self, model: str) -> dict[str, object]:
+    def _load(self, assigned: Assigned) -> dict[str, object]:
         """Make a checkpoint resident, or register it where the device has no room now. Raises what is wrong with it."""
+        model = assigned.checkpoint
         if self.swapping is None:
             return self._load_remote(model)
-        stored = self._stored(model)
+        self.assigned[model] = assigned
+        stored = self._stored(assigned)
         self.swapping.register(model, bytes=stored.bytes)
         try:
             brought = self._bring(model)
         except BadInput as error:
             if error.field != "memory" or stored.bytes > self.swapping.budget_bytes:
+                self.swapping.forget(model)
                 raise
             log.info("%s is loaded when it is asked: %s", model, error)
             return stored.place(bell=self.swapping.bells)
+        except SymposiaError:
+            self.swapping.forget(model)
+            raise
         self.swapping.brought(model, brought)
         return {**brought.place, "bell": self.swapping.bells} if self.many else brought.place
 
-    def _stored(self, model: str) -> StoredCheckpoint:
+    def _stored(self, assigned: Assigned) -> StoredCheckpoint:
+        """What the model store has of a checkpoint. Raises UnknownModel, and BadInput where it cannot be served as it is asked for."""
         from symposia_worker.models.seats import stored_checkpoint
         from symposia_worker.models.store import ModelStore
 
-        return stored_checkpoint(ModelStore(self.archive.store), model, device=self.plan.device, engine=self.plan.engine, mode=self.plan.mode)
+        self.assigned[assigned.checkpoint] = assigned
+        precision = assigned.precision
+        dtype: Dtype = "bfloat16" if precision == "bfloat16" else "float16" if precision == "float16" else "float32"
+        return stored_checkpoint(ModelStore(self.archive.store), assigned.checkpoint, device=self.plan.device, dtype=dtype, **self._by(precision))
 
     def _bring(self, model: str) -> Brought:
         """Verified files on this disk, then resident on the device; raises what is wrong with either."""
+        from symposia_worker.models.adapters import base_of
         from symposia_worker.models.store import ModelStore
 
-        began, stored = time.monotonic(), self._stored(model)
-        folder = self._cache().fetch(ModelStore(self.archive.store), stored.seat.stored)
-        loaded = self.engine.load(model, str(folder), engine=stored.seat.engine, mode=stored.seat.mode)
+        began, models = time.monotonic(), ModelStore(self.archive.store)
+        stored, checkpoints = self._stored(self.assigned.get(model, _plainly(model))), shared_cache(cache_folder(self.folder))
+        seat, folder = stored.seat, checkpoints.fetch(models, stored.seat.stored)
+        base = base_of(models, stored.manifest, checkpoints)
+        loaded = self.engine.load(model, str(folder), dtype=stored.dtype, engine=seat.engine, mode=seat.mode, base=base)
         seconds = time.monotonic() - began
-        log.info("loaded %s on %s %s: %.0f MB in %.1f s", model, stored.seat.engine, stored.seat.mode, loaded.held_bytes / 1e6, seconds)
+        log.info("loaded %s on %s %s: %.0f MB in %.1f s", model, seat.engine, seat.mode, loaded.held_bytes / 1e6, seconds)
         return Brought(stored.place(loaded), bytes=loaded.held_bytes, seconds=seconds)
 
     def _unload(self, model: str) -> None:
+        """Return its memory, and let its files go when their room is needed."""
         self.engine.unload(model)
-        self._cache().release(self._stored(model).seat.stored)
+        shared_cache(cache_folder(self.folder)).release(self._stored(self.assigned.get(model, _plainly(model))).seat.stored)
 
-    def _cache(self) -> ModelCache:
-        from symposia_worker.models.cache import ModelCache, cache_folder
+    def _give_up(self, model: str) -> None:
+        """It is served no more."""
+        if self.swapping is not None:
+            self.swapping.forget(model)
+        self.engine.unload(model)
 
-        if self._cached is None:
-            self._cached = ModelCache(cache_folder(self.folder) / "models")
-        return self._cached
+    def _by(self, precision: str | None) -> dict[str, Any]:
+        """Engine and mode for a precision: 8-bit weights are openvino's, half floats and split devices torch's; None: as the pool was started."""
+        if "+" in self.plan.device or precision in ("bfloat16", "float16"):
+            return {"engine": "torch", "mode": "exact"}
+        if precision == "int8":
+            return {"engine": "openvino", "mode": "fast"}
+        return {"engine": self.plan.engine, "mode": "exact" if precision else self.plan.mode}
 
     def _load_remote(self, model: str) -> dict[str, object]:
         """Nothing is fetched: the endpoint has it."""
@@ -265,11 +322,11 @@ class _PoolProgram:
         return {"queue": queue_for(model), "context": loaded.context, "instruct": loaded.instruct, "capabilities": list(loaded.capabilities),
                 "params_b": round(loaded.parameters / 1e9, 4), "engine": "openai", **({"bell": bells_of(self.plan.name)} if self.many else {})}
 
-    def _take_up(self, model: str) -> dict[str, object]:
+    def _take_up(self, assigned: Assigned) -> dict[str, object]:
         """Load a checkpoint at run time and let the worker read its queue, too."""
-        place = self._served(model)
+        place = self._load(assigned)
         if "bell" not in place:
-            self.app.control.add_consumer(str(place["queue"]), destination=[f"{self.plan.name}@{_host()}"])
+            self.consuming.open(str(place["queue"]))
         return place
 
     def _died(self, ids: list[str]) -> None:
@@ -279,15 +336,23 @@ class _PoolProgram:
 
 def wanted(ledger: Ledger, name: str, *, patience_s: float = BROKER_PATIENCE_S) -> set[str]:
     """The checkpoints a pool was asked to take up. A broker that is away as it starts is waited for: to end and be started again takes longer."""
+    return _patiently(lambda: ledger.wanted(name), name, patience_s=patience_s)
+
+
+def _patiently(ask: Callable[[], T], name: str, *, patience_s: float = BROKER_PATIENCE_S) -> T:
     until = time.monotonic() + patience_s
     while True:
         try:
-            return ledger.wanted(name)
+            return ask()
         except BrokerUnavailable as error:
             if time.monotonic() > until:
                 raise
             log.warning("%s waits to start: %s", name, error)
             time.sleep(min(0.5, patience_s))
+
+
+def _plainly(model: str) -> Assigned:
+    return Assigned(checkpoint=model)
 
 
 def warm(app: Celery, archive: Archive) -> None:

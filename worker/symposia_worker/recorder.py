@@ -28,6 +28,9 @@ log = logging.getLogger(__name__)
 
 #: records written in one round trip at most
 RECORD_BATCH = 64
+#: the longest reply of a single prompt that is recorded as it stands: it leaves Redis with its job as soon as the result is committed, and would else
+#: be written to S3, and read again, for these few milliseconds. While commits fail, it goes the way of the others.
+SINGLE_BYTES = 4096
 
 
 class Recorder:
@@ -43,6 +46,8 @@ class Recorder:
         self._stopping, self._stopped = stopping, stopped
         self._on_end, self._on_recorded = on_end, on_recorded
         self._replies: queue.Queue[tuple[Ticket, Reply, str | None]] = queue.Queue()
+        #: whether the last commit went through
+        self._commits = True
         self._papers = ThreadPoolExecutor(8, thread_name_prefix="papers")
         self._thread = threading.Thread(target=self._loop, name="record_loop", daemon=True)
 
@@ -109,7 +114,7 @@ class Recorder:
                 self._papers.submit(self._keep_long, ticket, reply, None)  # to write megabytes of figures out would hold the others up
                 continue
             text = kept or reply.to_json()
-            if kept is None and len(text.encode()) > INLINE_BYTES:
+            if kept is None and len(text.encode()) > self._most_inline(ticket):
                 self._papers.submit(self._keep_long, ticket, reply, text)
             elif not ticket.over.is_set():
                 rows.append((ticket, reply, text))
@@ -120,6 +125,11 @@ class Recorder:
         for (ticket, reply, _), answer in zip(rows, answers, strict=True):
             self._recorded(ticket, reply, answer.status, answer.closed, answer.ring)
         self._on_recorded()
+
+    def _most_inline(self, ticket: Ticket) -> int:
+        """Bytes of a reply that may stand in Redis."""
+        leaves_soon = self._commits and ticket.claim.kind in SINGLE_KINDS and not ticket.claim.reuse  # one that is kept to be given again stays
+        return SINGLE_BYTES if leaves_soon else INLINE_BYTES
 
     def _keep_long(self, ticket: Ticket, reply: Reply, text: str | None) -> None:
         written = reply.to_json() if text is None else text
@@ -149,8 +159,10 @@ class Recorder:
             for attempt in range(5):
                 try:
                     self.course.advance(job_id)
+                    self._commits = True
                     break
                 except Unavailable as error:
+                    self._commits = False
                     log.warning("commit of %s waits: %s", job_id, error)
                     if self._stopping.wait(backoff(attempt)):
                         break

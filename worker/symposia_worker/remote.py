@@ -1,7 +1,7 @@
 """Which of Celery's remote control commands a worker obeys.
 
 They are broadcasts that nobody signs: whoever may publish to the broker could stop a worker, change its queues or read its
-configuration. So only those are left that Flower needs to look, and the one by which a pool takes up a queue of its own.
+configuration. So only those are left that Flower needs to look.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from celery.worker import control
 ALLOWED = frozenset({
     "ping", "hello", "clock", "heartbeat", "enable_events",
     "stats", "registered", "active", "reserved", "scheduled", "revoked", "active_queues", "query_task",
-    "add_consumer",
 })
 
 

@@ -70,6 +70,11 @@ class Residents:
             del self._held[checkpoint]
             return True
 
+    def drop(self, checkpoint: str) -> None:
+        """It is no longer resident, whatever runs."""
+        with self._lock:
+            self._held.pop(checkpoint, None)
+
     def measured(self, bytes_by_checkpoint: dict[str, int]) -> None:
         """What the engine says they take now; they are never thought to take less than they did."""
         with self._lock:

@@ -4,27 +4,41 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
 from redis.exceptions import RedisError
 
-from symposia_shared.ledger import Ledger
+from symposia_shared.ledger import Ledger, Seat
 from symposia_shared.said import Piece, channel
 
 log = logging.getLogger(__name__)
 
 #: seconds in which what is said is gathered: a round trip for each token would slow the engine's reading thread
 GATHER_S = 0.02
+#: seconds after which a piece has the whole answer so far, for those who came late
+WHOLE_S = 1.0
 
 
 @dataclass(slots=True)
 class _Saying:
-    """One lease's answer: how much was published, what is not yet."""
+    """One lease's answer: what was published, what is not yet, and when all of it was last said."""
 
-    at: int = 0
+    said: str = ""
     fresh: str = ""
+    whole_at: float = 0.0
+
+    def take(self, seat: Seat, fence: str, now: float) -> Piece:
+        """What is to be published now."""
+        at, text = len(self.said), self.fresh
+        self.said, self.fresh = self.said + self.fresh, ""
+        if at and now - self.whole_at >= WHOLE_S:
+            at, text = 0, self.said
+        if at == 0:
+            self.whole_at = now
+        return Piece(fence=fence, at=at, text=text, round=seat.round, turn=seat.turn)
 
 
 class Sayer:
@@ -32,7 +46,7 @@ class Sayer:
 
     def __init__(self, ledger: Ledger) -> None:
         self.ledger = ledger
-        self._sayings: dict[tuple[str, str], _Saying] = {}
+        self._sayings: dict[tuple[Seat, str], _Saying] = {}
         self._mutex = threading.Lock()
         self._some = threading.Event()
         self._over = threading.Event()
@@ -42,25 +56,25 @@ class Sayer:
         """Begin to publish."""
         self._thread.start()
 
-    def begin(self, job_id: str, fence: str) -> Callable[[str], None]:
+    def begin(self, seat: Seat, fence: str) -> Callable[[str], None]:
         """What is to be called with each piece of a lease's answer, until ``end``; it returns at once."""
         with self._mutex:
-            self._sayings[job_id, fence] = _Saying()
-        return partial(self._say, job_id, fence)
+            self._sayings[seat, fence] = _Saying()
+        return partial(self._say, seat, fence)
 
-    def end(self, job_id: str, fence: str) -> None:
+    def end(self, seat: Seat, fence: str) -> None:
         """The lease has ended. What was not published yet is not needed: the reply has it."""
         with self._mutex:
-            self._sayings.pop((job_id, fence), None)
+            self._sayings.pop((seat, fence), None)
 
     def stop(self) -> None:
         """End."""
         self._over.set()
         self._some.set()
 
-    def _say(self, job_id: str, fence: str, text: str) -> None:
+    def _say(self, seat: Seat, fence: str, text: str) -> None:
         with self._mutex:
-            saying = self._sayings.get((job_id, fence))
+            saying = self._sayings.get((seat, fence))
             if saying is None:
                 return
             saying.fresh += text
@@ -74,11 +88,9 @@ class Sayer:
             self._publish(self._take())
 
     def _take(self) -> list[tuple[str, Piece]]:
+        now = time.monotonic()
         with self._mutex:
-            fresh = [(job_id, Piece(fence=fence, at=s.at, text=s.fresh)) for (job_id, fence), s in self._sayings.items() if s.fresh]
-            for saying in self._sayings.values():
-                saying.at, saying.fresh = saying.at + len(saying.fresh), ""
-        return fresh
+            return [(seat.job_id, saying.take(seat, fence, now)) for (seat, fence), saying in self._sayings.items() if saying.fresh]
 
     def _publish(self, pieces: list[tuple[str, Piece]]) -> None:
         try:

@@ -86,10 +86,15 @@ class Swapping:
         known.bytes, known.load_s = brought.bytes, brought.seconds
         self.residents.add(checkpoint, bytes=brought.bytes, load_s=brought.seconds)
 
+    def forget(self, checkpoint: str) -> None:
+        """No longer serve a checkpoint whose turns have ended; whoever says so unloads it."""
+        self._registered.pop(checkpoint, None)
+        self.residents.drop(checkpoint)
+
     @property
     def on_demand(self) -> bool:
         """Whether some of what it serves is not resident."""
-        return any(name not in self.residents for name in self._registered)
+        return any(name not in self.residents for name in list(self._registered))
 
     def start(self, pool: Pool) -> None:
         """Begin."""
@@ -119,7 +124,8 @@ class Swapping:
         model, ticket.entered = ticket.entered, ""
         if model:
             self.residents.leave(model, seconds=time.time() - ticket.claimed_at)
-            if self._registered[model].waiting == 0 and self.on_demand:
+            known = self._registered.get(model)
+            if known is not None and known.waiting == 0 and self.on_demand:
                 self._wake.set()
 
     def rung(self) -> None:
@@ -172,7 +178,7 @@ class Swapping:
         queues = {str(place["queue"]): name for name, place in pool.placement.models.items() if name in self._registered}
         counts = {queues[queue]: count for queue, count in waiting(pool.ledger, queues).items()}
         begun = self.residents.begun()
-        for name, known in self._registered.items():
+        for name, known in list(self._registered.items()):
             count, taken = counts.get(name, 0), begun.get(name, 0)
             arrived = max(0, count - known.waiting + taken)
             if arrived:
@@ -183,7 +189,7 @@ class Swapping:
     def _view(self) -> View:
         now, held = time.monotonic(), self.residents.all
         shown = []
-        for name, known in self._registered.items():
+        for name, known in list(self._registered.items()):
             resident, pinned = held.get(name), name in self._pinned_now
             wanted = pinned and resident is None
             if resident is None and (now < known.not_before or not (known.waiting or wanted)):
@@ -218,7 +224,8 @@ class Swapping:
                 return
             log.error("%s is no longer served: %s", name, error)
             del self._registered[name]
-            pool.unserve(name, str(error))
+            pool.unserve(name)
+            pool.ledger.refuse(pool.name, name, str(error))
         else:
             self.brought(name, brought)
             place = {**brought.place, **({"bell": self.bells} if self.bells else {})}

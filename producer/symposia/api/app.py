@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from importlib import metadata
@@ -14,10 +13,11 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from starlette.exceptions import HTTPException
 
-from symposia.api import faults
+from symposia.api import faults, page
 from symposia.api.desk import Desk
 from symposia.api.ears import Ears
-from symposia.api.routes import completions, embeddings, health, jobs, models, teams
+from symposia.api.routes import batches, completions, embeddings, events, files, health, jobs, models, responses, teams, usage, webhooks
+from symposia.api.told import Told
 from symposia.client import Client
 from symposia_shared.errors import SymposiaError
 from symposia_shared.ledger.tenants import Keys
@@ -26,25 +26,22 @@ from symposia_shared.settings import Settings
 #: calls to Redis and S3 at once; each is short
 THREADS = 64
 
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-
 
 def make(settings: Settings) -> FastAPI:
     """The application of a deployment. Nothing is connected before it starts."""
-    app = FastAPI(title="Symposia", version=metadata.version("symposia"), lifespan=_life, redoc_url=None,
+    app = FastAPI(title="Symposia", version=metadata.version("symposia"), lifespan=_life, docs_url=None, redoc_url=None,
                   summary="Many open-weight language models, one queue, one answer; in OpenAI's form.")
     first = settings.api.key.get_secret_value() if settings.api.key else None
     client = Client(settings=settings)
     app.state.desk = Desk(client, Keys(client.ledger, first=first), Ears(settings.broker, settings.prefix), settings.api)
-    for resource in (completions, embeddings, models, jobs, teams, health):
+    for resource in (completions, responses, embeddings, models, jobs, events, teams, files, batches, webhooks, usage, health):
         app.include_router(resource.router)
     app.add_exception_handler(faults.HttpFault, faults.answer_fault)
     app.add_exception_handler(SymposiaError, faults.answer_error)
     app.add_exception_handler(HTTPException, faults.answer_http)
     app.add_exception_handler(Exception, faults.answer_bug)
-    app.add_middleware(RequestId)
+    page.add(app)
+    app.add_middleware(Told, max_header_bytes=settings.api.max_header_bytes)
     setattr(app, "openapi", lambda: _document(app))  # noqa: B010 - FastAPI's way to have a document of one's own
     return app
 
@@ -59,26 +56,6 @@ async def _life(app: FastAPI) -> AsyncIterator[None]:
     yield
     await desk.ears.stop()
     desk.client.close()
-
-
-class RequestId:
-    """Gives each request an id, in its scope and in the header ``x-request-id`` of its answer."""
-
-    def __init__(self, app: Any) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        request_id = scope["request_id"] = f"req_{uuid.uuid4().hex}"
-
-        async def send_with_id(message: MutableMapping[str, Any]) -> None:
-            if message["type"] == "http.response.start":
-                message = {**message, "headers": [*message.get("headers", ()), (b"x-request-id", request_id.encode())]}
-            await send(message)
-
-        await self.app(scope, receive, send_with_id)
 
 
 def _document(app: FastAPI) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from fastapi import Request
 from symposia.api.desk import Desk
 from symposia.api.faults import refused
 from symposia_shared.ledger.tenants import ApiKey
+from symposia_shared.notices.targets import read_target
 
 #: seconds a body may take to arrive
 BODY_S = 60.0
@@ -69,9 +70,18 @@ async def _within(request: Request, most: int) -> bytes:
                 break
             parts.append(part)
     if size > most:
-        raise refused(413, f"the body has more than {most:,} bytes, which is the most that is read.", code="request_too_large")
+        raise refused(413, f"the body has more than {most:,} bytes, which is the most that is read (SYMPOSIA_API__MAX_BODY_BYTES).",
+                      code="request_too_large")
     return b"".join(parts)
 
 
 def _no_number(word: str) -> Any:
     raise ValueError(f"{word} is no JSON number")
+
+
+def webhook_of(request: Request, body: dict[str, Any]) -> str | None:
+    """The webhook named in a body's metadata, None where there is none. Raises BadInput for one that may not be called."""
+    metadata = body.get("metadata")
+    if not isinstance(metadata, dict) or "webhook" not in metadata:
+        return None
+    return read_target(metadata["webhook"], field="metadata.webhook", allowed=desk_of(request).client.settings.webhooks.networks).url

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import uuid
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,11 +14,17 @@ from fastapi import Request
 
 from symposia.api.ears import Ears
 from symposia.api.faults import HttpFault, fault_in, refused
+from symposia.api.tenancy import tell, tokens_of
 from symposia.client import Client
 from symposia.handle import Handle
-from symposia_shared.errors import NotYet, SymposiaError
+from symposia.once import Submitted, life_ms, submit_behind
+from symposia.telling import wish_of, wished
+from symposia_shared.errors import BadInput, Busy, NotYet, SymposiaError, Unavailable
 from symposia_shared.jobs import Job
+from symposia_shared.ledger.allowances import found_once
+from symposia_shared.ledger.gate import Gate, Once
 from symposia_shared.ledger.tenants import Keys
+from symposia_shared.ledger.usage import TENANT_TAG
 from symposia_shared.results import Result
 from symposia_shared.settings import ApiSettings
 
@@ -35,7 +41,7 @@ GONE_LOOK_S = 1.0
 
 def tenant_tag(tenant: str) -> str:
     """The tag that says whose a job is. As its first tag it names the party among which a queue is shared fairly."""
-    return f"tenant:{tenant}"
+    return TENANT_TAG + tenant
 
 
 @dataclass(slots=True)
@@ -51,18 +57,47 @@ class Desk:
         """Ids for jobs to come."""
         return [uuid.uuid4().hex for _ in range(many)]
 
-    async def submit(self, key: ApiKey, jobs: Sequence[Job], job_ids: Sequence[str], *, stream: bool = False) -> list[Handle]:
-        """Record jobs for a tenant. Either all are recorded, or none goes on. Raises what ``Client.submit`` raises."""
-        more = {"tags": (tenant_tag(key.tenant),), "priority": "interactive", "deadline_s": self.limits.timeout_s}
-        return await asyncio.to_thread(self._submit, [job.model_copy(update=more) for job in jobs], job_ids, stream)
+    async def submit(self, key: ApiKey, jobs: Sequence[Job], job_ids: Sequence[str], *, stream: bool = False, background: bool = False,
+                     webhook: str | None = None) -> list[Handle]:
+        """Record jobs for a tenant, within its limits: all or none. ``background``: nobody waits for them. ``webhook`` is told of each one's end.
 
-    def _submit(self, jobs: Sequence[Job], job_ids: Sequence[str], stream: bool) -> list[Handle]:
+        Raises Limited, and what ``Client.submit`` raises.
+        """
+        return (await self.ask(key, jobs, job_ids, stream=stream, background=background, webhook=webhook)).handles
+
+    async def ask(self, key: ApiKey, jobs: Sequence[Job], job_ids: Sequence[str], *, stream: bool = False, once: Once | None = None,
+                  request: Request | None = None, background: bool = False, webhook: str | None = None) -> Submitted:
+        """The same behind an idempotency key; ``request``'s answer is told what is left of the tenant's minute."""
+        more = {"tags": (tenant_tag(key.tenant),), "priority": "normal" if background else "interactive",
+                "deadline_s": self.limits.background_timeout_s if background else self.limits.timeout_s}
+        submitted = await asyncio.to_thread(self._ask, key.tenant, [job.model_copy(update=more) for job in jobs], job_ids, stream, once, webhook)
+        if request is not None:
+            tell(request, submitted)
+        return submitted
+
+    def _ask(self, tenant: str, jobs: Sequence[Job], job_ids: Sequence[str], stream: bool, once: Once | None, webhook: str | None) -> Submitted:
+        before = found_once(self.client.ledger, once) if once is not None else None
+        if before is not None:
+            return Submitted([Handle(self.client, job_id) for job_id in before.job_ids], before=before)
+        with ExitStack() as stack:
+            for job_id in job_ids if webhook is not None else ():
+                wish = wish_of(webhook=webhook, broker=self.client.settings.broker, allowed=self.client.settings.webhooks.networks)
+                stack.enter_context(wished(self.client.outbox, job_id, wish, BadInput(f"a job {job_id!r} was submitted before.")))
+            submitted = self._recorded(tenant, jobs, job_ids, stream, once)
+        if submitted.before is not None and webhook is not None:  # recorded by another process meanwhile: its wish stands
+            for job_id in job_ids:
+                self.client.outbox.withdraw(job_id)
+        return submitted
+
+    def _recorded(self, tenant: str, jobs: Sequence[Job], job_ids: Sequence[str], stream: bool, once: Once | None) -> Submitted:
         records = [self.client.record_of(job_id, job, stream=stream) for job_id, job in zip(job_ids, jobs, strict=True)]
+        gate = Gate(tenant=tenant, tokens=tuple(tokens_of(job) for job in jobs), once=once, life_ms=life_ms(self.client, records))
         try:
-            return self.client.submit_records(records)
-        except SymposiaError:
-            with suppress(SymposiaError):
-                self.client.cancel_many(job_ids)
+            return submit_behind(self.client, records, gate)
+        except Unavailable as error:
+            if once is None and not isinstance(error, Busy):  # they may have been recorded, and nobody will ask for them
+                with suppress(SymposiaError):
+                    self.client.cancel_many(job_ids)
             raise
 
     async def result(self, handle: Handle) -> Result:
@@ -73,8 +108,11 @@ class Desk:
             await self.cancel([handle.job_id])
             raise
 
-    async def answers(self, handles: Sequence[Handle], request: Request) -> list[Result]:
-        """The results of all jobs of a request. Raises HttpFault for the first that failed; the others, and all where nobody waits any more, are cancelled."""
+    async def answers(self, handles: Sequence[Handle], request: Request, *, keep: bool = False) -> list[Result]:
+        """The results of all jobs of a request. Raises HttpFault for the first that failed; the others, and all where nobody waits any more, are cancelled.
+
+        ``keep``: they go on, for they will be asked for again.
+        """
         waits = [asyncio.create_task(self._answer(handle)) for handle in handles]
         ids = [handle.job_id for handle in handles]
         try:
@@ -88,7 +126,8 @@ class Desk:
         except BaseException:
             for task in waits:
                 task.cancel()
-            self.cancel_later(ids)
+            if not keep:
+                self.cancel_later(ids)
             raise
         return [task.result() for task in waits]
 
@@ -107,6 +146,16 @@ class Desk:
     def cancel_later(self, job_ids: Sequence[str]) -> None:
         """The same from where nothing can be awaited any more."""
         asyncio.get_running_loop().run_in_executor(None, self._cancel, list(job_ids))
+
+    def erase_later(self, job_id: str) -> None:
+        """Erase a job that has ended, beside."""
+        asyncio.get_running_loop().run_in_executor(None, self._erase, job_id)
+
+    def _erase(self, job_id: str) -> None:
+        try:
+            self.client.delete(job_id)
+        except SymposiaError as error:
+            log.warning("%s is not erased before its time: %s", job_id, error)
 
     def _cancel(self, job_ids: list[str]) -> None:
         try:

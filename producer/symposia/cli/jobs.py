@@ -13,7 +13,7 @@ import typer
 
 from symposia.asking import question
 from symposia.cli import show
-from symposia.cli.options import AsJson, Folder, MaxTokens, Model, NoWait, Seed, Temperature, Timeout
+from symposia.cli.options import AsJson, Folder, IdempotencyKey, MaxTokens, Model, NoWait, Reuse, Seed, Temperature, Timeout
 from symposia.client import Client
 from symposia_shared.errors import BadInput, JobCancelled, JobFailed
 from symposia_shared.jobs import Job
@@ -38,9 +38,10 @@ def sampling_of(base: Sampling, temperature: float | None, max_tokens: int | Non
     return Sampling.parse({**base.model_dump(), **{k: v for k, v in given.items() if v is not None}})
 
 
-def finish(client: Client, job: Job, *, json: bool, no_wait: bool, timeout: float | None, at: datetime | None = None, delay_s: float = 0.0) -> None:
-    """Submit a job and show what became of it; exits with its code."""
-    handle = client.submit(job, at=at, delay_s=delay_s)
+def finish(client: Client, job: Job, *, json: bool, no_wait: bool, timeout: float | None, at: datetime | None = None, delay_s: float = 0.0,
+           once: str | None = None) -> None:
+    """Submit a job and show what became of it; exits with its code. ``once``: its idempotency key."""
+    handle = client.submit(job, at=at, delay_s=delay_s, idempotency_key=once)
     if no_wait:
         show.facts({"job_id": handle.job_id}) if json else print(handle.job_id)
         return
@@ -71,15 +72,15 @@ def ask(
     logprobs: Annotated[int | None, typer.Option(min=0, max=20, help="Show each token's log-probability, and so many of the likeliest.")] = None,
     raw: Annotated[bool, typer.Option("--raw", help="The prompt as it stands, without the checkpoint's chat template.")] = False,
     suffix: Annotated[str | None, typer.Option(help="Fill the hole between the prompt and this text.")] = None,
-    temperature: Temperature = None, max_tokens: MaxTokens = None, seed: Seed = None,
-    timeout: Timeout = None, no_wait: NoWait = False, json: AsJson = False, dir: Folder = None,
+    temperature: Temperature = None, max_tokens: MaxTokens = None, seed: Seed = None, reuse: Reuse = False,
+    idempotency_key: IdempotencyKey = None, timeout: Timeout = None, no_wait: NoWait = False, json: AsJson = False, dir: Folder = None,
 ) -> None:
     """Ask one model once."""
     base = Sampling.parse({"form": form_of(choice, json_schema, regex), "logprobs": logprobs})
     job = question(prompt_text(prompt), model=model, system=system, raw=raw, suffix=suffix,
-                   sampling=sampling_of(base, temperature, max_tokens, seed))
+                   sampling=sampling_of(base, temperature, max_tokens, seed)).model_copy(update={"reuse": reuse})
     with Client(dir) as client:
-        finish(client, job, json=json, no_wait=no_wait, timeout=timeout)
+        finish(client, job, json=json, no_wait=no_wait, timeout=timeout, once=idempotency_key)
 
 
 def form_of(choice: list[str] | None, json_schema: Path | None, regex: str | None) -> dict[str, Any] | None:
@@ -121,13 +122,13 @@ def run(
     file: Annotated[Path, typer.Argument(help="A job as JSON or YAML.")],
     at: Annotated[str | None, typer.Option(help="Begin at this time: 2026-12-01T04:00Z, or with another offset.")] = None,
     later: Annotated[str | None, typer.Option("--in", help="Begin after so long: 90, 10m, 2h, 1d.")] = None,
-    timeout: Timeout = None, no_wait: NoWait = False, json: AsJson = False, dir: Folder = None,
+    idempotency_key: IdempotencyKey = None, timeout: Timeout = None, no_wait: NoWait = False, json: AsJson = False, dir: Folder = None,
 ) -> None:
     """Submit a job from a file, now or for later."""
     job = read_job(file)
     when, delay_s = time_of(at) if at is not None else None, seconds_of(later) if later is not None else 0
     with Client(dir) as client:
-        finish(client, job, json=json, no_wait=no_wait, timeout=timeout, at=when, delay_s=delay_s)
+        finish(client, job, json=json, no_wait=no_wait, timeout=timeout, at=when, delay_s=delay_s, once=idempotency_key)
 
 
 def time_of(text: str) -> datetime:

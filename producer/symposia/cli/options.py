@@ -15,3 +15,5 @@ NoWait = Annotated[bool, typer.Option("--no-wait", help="Print the job's id and 
 Temperature = Annotated[float | None, typer.Option(help="0 is greedy.")]
 MaxTokens = Annotated[int | None, typer.Option(help="At most so many new tokens.")]
 Seed = Annotated[int | None, typer.Option(help="Fixes every draw of the job.")]
+IdempotencyKey = Annotated[str | None, typer.Option(help="The same key and job, submitted again, is the same job; another job under it is refused.")]
+Reuse = Annotated[bool, typer.Option("--reuse", help="Take the reply of an equal earlier question where one is kept, and keep this one.")]

@@ -13,6 +13,7 @@ from pydantic.fields import FieldInfo
 
 from symposia.cli import show
 from symposia.cli.jobs import finish, prompt_text, sampling_of
+from symposia.cli.options import IdempotencyKey
 from symposia.cli.vote import read_weights
 from symposia.client import Client
 from symposia_shared.errors import BadInput
@@ -55,7 +56,7 @@ def command_of(cls: type[Collaboration]) -> Callable[..., None]:
         job = cls.parse({**raw, "kind": kind_of(cls), "prompt": prompt_text(given["prompt"]), "members": [_member(m) for m in given["member"]],
                          "sampling": sampling.model_dump(), "deadline_s": given["deadline"]})
         with Client(given["dir"]) as client:
-            finish(client, job, json=given["json"], no_wait=given["no_wait"], timeout=given["timeout"])
+            finish(client, job, json=given["json"], no_wait=given["no_wait"], timeout=given["timeout"], once=given["idempotency_key"])
 
     fixed = inspect.signature(_common, eval_str=True).parameters.values()
     options = [_parameter(name, field) for name, field in own.items()]
@@ -73,6 +74,7 @@ def _common(
     temperature: Annotated[float | None, typer.Option(help="0 is greedy.")] = None,
     max_tokens: Annotated[int | None, typer.Option(help="At most so many new tokens a turn.")] = None,
     seed: Annotated[int | None, typer.Option(help="Fixes every draw of the job.")] = None,
+    idempotency_key: IdempotencyKey = None,
     timeout: Annotated[float | None, typer.Option(help="Seconds to wait; the job goes on after them.")] = None,
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Print the job's id and return.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,

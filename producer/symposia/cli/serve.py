@@ -28,4 +28,4 @@ def serve(
 
     print(f"http://{host}:{port}/v1 (its page: http://{host}:{port}/docs)", flush=True)
     uvicorn.run(make(settings), host=host, port=port, log_level="warning", access_log=False, server_header=False, timeout_keep_alive=30,
-                timeout_graceful_shutdown=3, h11_max_incomplete_event_size=32_768)
+                timeout_graceful_shutdown=3, http="h11", h11_max_incomplete_event_size=2 * settings.api.max_header_bytes)

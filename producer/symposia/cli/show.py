@@ -56,7 +56,7 @@ def result(found: Result) -> None:
     """The transcript, the verdict, the bill and where the result lies."""
     for record in found.rounds:
         out.print(_round(record))
-    if found.verdict is not None and not (found.completion is not None and found.completion.vectors):
+    if found.verdict is not None and not _said_already(found):
         out.print(_verdict(found))
     if found.error is not None:
         out.print(Panel(Text(found.error.message), title=f"failed: {found.error.type}", border_style="red"))
@@ -64,8 +64,16 @@ def result(found: Result) -> None:
         out.print(Panel(Text("cancelled before a verdict"), border_style="yellow"))
     bill = found.bill
     out.print(Text(f"{found.state}  job {found.job_id}  {bill.calls} calls, {bill.prompt_tokens} + {bill.completion_tokens} tokens, "
+                   f"{f'{bill.reused_calls} kept replies, ' if bill.reused_calls else ''}"
                    f"{found.ended_at - found.submitted_at:.2f} s", style="dim"))
     out.print(Text(found.result_uri, style="dim"), soft_wrap=True)
+
+
+def _said_already(found: Result) -> bool:
+    """Whether the verdict is the one answer that was given, or vectors, which no verdict has."""
+    said = found.completion
+    alone = len(found.rounds) == 1 and len(found.rounds[0].turns) == 1
+    return said is not None and (said.vectors is not None or (alone and found.verdict is not None and found.verdict.answer == said.text))
 
 
 def _round(record: RoundRecord) -> Group:
@@ -79,6 +87,9 @@ def _turn(item: TurnRecord) -> Panel:
     if reply.kind == "completion":
         seconds = max(0.0, (reply.timing.last_token_at or 0.0) - reply.timing.claimed_at)
         note = f"{reply.usage.completion_tokens} tokens, {seconds:.1f} s, {reply.finish_reason}"
+        note += f", {reply.engine}" if reply.engine else ""
+        if reply.kept is not None and reply.reused:
+            note = f"a kept reply, made in job {reply.kept.made_in}, {reply.finish_reason}"
         note += "" if reply.logprob_mean is None else f", mean logprob {reply.logprob_mean:.3f}"
         return Panel(Group(*_body(reply)), title=Text(item.turn.member), subtitle=note, title_align="left", subtitle_align="right", border_style="cyan")
     return Panel(Text(plain(reply.message), style="dim"), title=Text(f"{item.turn.member}: abstained ({reply.cause})"), title_align="left",

@@ -4,7 +4,8 @@ Keys, each under the deployment's prefix:
 
     job:ID       hash  one job: st state, k kind, sp job JSON (or @key in S3), cur current round, at submitted, dl deadline (ms), pr class,
                        tg tags, kp rounds kept of the job it tries again; of a later one du due, dq queue, on of one turn;
-                       sm somebody reads its answer as it comes; and
+                       sm somebody reads its answer as it comes; ru whose replies it may be given
+                       again; tn, rs the tenant it is metered for and the tokens put aside for it; and
                        per round r    n turns, d deadline, q quorum, sf settle-from, in replies, sp voices, g digest, h chord, b chord's
                                       body came early, c why closed, ca when, k counted
                        per turn r:i   t state, qn queue, p payload, v reply, a attempts, e engine deaths, cl claimed at, y retries by cause,
@@ -22,8 +23,16 @@ Keys, each under the deployment's prefix:
     dead         zset  dead letters, by when                  letters hash  what each says      quarantine list  malformed messages
     schedules    hash  what recurs                            occurrences zset  when each is next due
     keys         hash  API keys, by digest                     teams:TENANT hash saved teams
+    tell:JOB     str   who is to be told of its end, sealed    tellings    zset  ended jobs of which notices are to be made
+    notice:ID    hash  one notice: b JSON, st state, n tries    notices     zset  those to be sent, by when      told zset all, by when they were made
+    notices:JOB  set   the notices of a job                     hooks:TENANT hash webhooks of a tenant, sealed   secrets hash secrets' generations
+    erased       zset  jobs whose papers were erased, looked at once more later
+    once:T:KEY   what an idempotency key stands for            limits, rate:T, metered:T  what tenants may ask for (``gate``)
+    usage:T:DAY  hash  what a tenant used                      tenants set   who has used anything (``usage``)
     wanted:POOL  set   checkpoints to take up at run time     refusals hash why one was not
     pinned       set   checkpoints no pool evicts             bells    hash queue → the list of its doorbells, where it is not its own
+    replicas     hash  queue → the pools that serve it, where they are several
+    burdens      hash  pool → tokens it has taken on, free slots, when it said so
 
 Every step is one Lua script (``scripts/``), so each is atomic; every script may be repeated without harm.
 """
@@ -42,6 +51,7 @@ import redis
 from symposia_shared.errors import BrokerUnavailable, Busy
 from symposia_shared.jobs import SINGLE_KINDS
 from symposia_shared.ledger.entries import Claim, Claimed, LedgerJob, LedgerRound, LedgerTurn, NewJob, Recorded, Seat, round_of
+from symposia_shared.ledger.gate import Gate, Passed, passed
 from symposia_shared.results import ClosedBy
 from symposia_shared.retries import RETRIES, Retry
 from symposia_shared.settings import LimitSettings
@@ -56,7 +66,7 @@ INLINE_BYTES = 512
 
 __all__ = ["Claim", "Claimed", "Ledger", "LedgerJob", "LedgerRound", "LedgerTurn", "NewJob", "Recorded", "Seat", "away", "redis_url"]
 
-SCRIPTS = ("submit", "open", "claim", "renew", "record", "close", "hand_back", "sweep", "cancel", "forget", "place", "release", "postpone")
+SCRIPTS = ("submit", "open", "claim", "renew", "record", "close", "hand_back", "sweep", "cancel", "forget", "place", "release", "postpone", "due", "notices")
 
 
 class Ledger:
@@ -68,7 +78,7 @@ class Ledger:
             redis_url(url), decode_responses=True, socket_timeout=timeout_s, socket_connect_timeout=min(3.0, timeout_s), health_check_interval=15,
         )
         folder = resources.files("symposia_shared.ledger") / "scripts"
-        library = (folder / "lib.lua").read_text()
+        library = (folder / "lib.lua").read_text() + (folder / "tenants.lua").read_text()
         self._scripts = {name: self.redis.register_script(library + (folder / f"{name}.lua").read_text()) for name in SCRIPTS}
 
     def key(self, name: str) -> str:
@@ -84,16 +94,15 @@ class Ledger:
         """Record jobs. One answer each: ``ok QUEUE``, ``later QUEUE``, ``exists``, ``unplaced MODEL``, ``unable NEED MODEL``,
         ``toolong CONTEXT BYTES MODEL``, ``draining MODEL`` or ``busy SECONDS queue|jobs|memory COUNT QUEUE``; behind a busy one all are.
         """
-        flat: list[object] = [limits.queue, limits.jobs, limits.memory]
-        for j in jobs:
-            single = "1" if j.kind in SINGLE_KINDS else "0"
-            # of a scripted test/say:TEXT only the first line goes: names are joined by line ends
-            models = "\n".join(m.partition("\n")[0] for m in j.models)
-            flat += [j.job_id, j.kind, j.spec, j.deadline_ms, j.prompt_bytes, models, single]
-            flat += [-1 if j.keeps is None else j.keeps, j.priority, json.dumps(j.tags) if j.tags else "", j.due_ms, j.schedule, j.following_ms]
-            flat += ["\n".join(j.needs), int(j.stream)]
-        answers: list[str] = self.run("submit", *flat)
+        answers: list[str] = self.run("submit", limits.queue, limits.jobs, limits.memory, "", *_records(jobs))
         return answers
+
+    def ask(self, jobs: Sequence[NewJob], gate: Gate, *, limits: LimitSettings = LimitSettings()) -> Passed:
+        """Record the jobs of one request together or not at all; of a key that was used before, say what it stands for.
+
+        Answers as ``submit`` has them; behind a refused job and before it ``not recorded``. Raises Limited, or BadInput for more at once than the limit.
+        """
+        return passed(self.run("submit", limits.queue, limits.jobs, limits.memory, gate.to_json([j.job_id for j in jobs]), *_records(jobs)))
 
     def open(self, job_id: str, number: int, *, deadline_ms: int, quorum: int, settle_from: int, chord: bool, digest: str,
              turns: Sequence[tuple[str, str, bool]], kept: Mapping[int, str] | None = None) -> str:
@@ -106,16 +115,18 @@ class Ledger:
         return answer
 
     def claim(self, *, most: int, pools: int, queues: Sequence[str], named: Seat | None = None, pool: str = "",
-              strict: bool = False, lease_ms: int = LEASE_MS) -> Claimed:
-        """Lease up to ``most`` turns for ``pool``, in the queues' order; ``named`` is the one a doorbell asks about.
+              lease_ms: int = LEASE_MS, burden: str = "", batch: int | None = None, strict: bool = False) -> Claimed:
+        """Lease up to ``most`` turns for ``pool``, in the queues' order, at most ``batch`` of them of batches; ``named`` is the one a doorbell asks about.
 
-        A named turn of another queue is leased, too, but for ``strict``.
+        ``burden``: ``TOKENS MEAN FREE`` as a pool says it; then a pool of the same queue that has less to do goes before. ``batch``: of batches
+        at most so many. A named turn of another queue is leased, too, but for ``strict``.
         """
         asked = ("=" if strict else "") + named.key if named else ""
-        answer = self.run("claim", uuid.uuid4().hex[:8], lease_ms, most, pools, asked, pool, *queues)
-        rows = [answer[k:k + 12] for k in range(2, len(answer), 12)]
+        answer = self.run("claim", uuid.uuid4().hex[:8], lease_ms, most, pools, asked, pool, burden,
+                          most if batch is None else batch, *queues)
+        rows = [answer[k:k + 13] for k in range(2, len(answer), 13)]
         claims = tuple(Claim(seat=Seat(r[0], int(r[1]), int(r[2])), fence=r[3], attempt=int(r[4]), deaths=int(r[5]), kind=r[6], spec=r[7],
-                             payload=r[8], queue=r[9], alone=r[10] == "1", stream=r[11] == "1")
+                             payload=r[8], queue=r[9], alone=r[10] == "1", stream=r[11] == "1", reuse=r[12])
                        for r in rows)
         return Claimed(named=answer[0], left=int(answer[1]), claims=claims)
 
@@ -164,9 +175,9 @@ class Ledger:
         answer: str = self.run("cancel", job_id)
         return answer
 
-    def forget(self, job_id: str, *, state: str, kind: str, conflicts: int = 0, letter: str = "") -> bool:
-        """Drop a job whose result is in S3, and tell who waits; ``letter``: what the dead letters say of it (JSON)."""
-        return bool(self.run("forget", job_id, state, kind, conflicts, letter))
+    def forget(self, job_id: str, *, state: str, kind: str, conflicts: int = 0, letter: str = "", used: str = "") -> bool:
+        """Drop a job whose result is in S3, and tell who waits; ``letter``: what the dead letters say of it, ``used``: what it used (JSON)."""
+        return bool(self.run("forget", job_id, state, kind, conflicts, letter, used))
 
     def place(self, pool: str, models: Mapping[str, Mapping[str, object]], *, origin: str = "") -> None:
         """Say what ``pool`` is meant to serve: checkpoint → {queue, context, longest_token_bytes}."""
@@ -275,6 +286,15 @@ class Ledger:
             states = self.redis.hmget(self.key("endings"), [m for m, _ in rows]) if rows else []
         return [(m, s / 1000, *((state or "done ?").split(" ", 1))) for (m, s), state in zip(rows, states, strict=True)]
 
+    def known(self, job_ids: Sequence[str]) -> set[str]:
+        """Those of the ids that are in flight."""
+        if not job_ids:
+            return set()
+        with away(), self.redis.pipeline(transaction=False) as pipe:
+            for job_id in job_ids:
+                pipe.exists(self.key(f"job:{job_id}"))
+            return {job_id for job_id, there in zip(job_ids, pipe.execute(), strict=True) if there}
+
     def ahead(self, seat: Seat, queue: str) -> int | None:
         """How many turns of its queue come before this one; None where it is not queued."""
         with away():
@@ -286,8 +306,21 @@ class Ledger:
 COUNTERS = (
     "jobs_submitted", "jobs_done", "jobs_failed", "jobs_cancelled", "calls_started", "calls_recorded", "calls_repeated",
     "dead_letters", "calls_handed_back", "calls_failed", *(f"retried_{cause}" for cause in RETRIES),
-    "in_flight_at_kills", "stale_replies", "late_replies", "forward_passes", "loads", "commit_conflicts",
+    "calls_reused", "in_flight_at_kills", "stale_replies", "late_replies", "forward_passes", "loads", "commit_conflicts",
+    "notices_made", "notices_delivered", "notices_failed",
 )
+
+
+def _records(jobs: Sequence[NewJob]) -> list[object]:
+    flat: list[object] = []
+    for j in jobs:
+        single = "1" if j.kind in SINGLE_KINDS else "0"
+        # of a scripted test/say:TEXT only the first line goes: names are joined by line ends
+        models = "\n".join(m.partition("\n")[0] for m in j.models)
+        flat += [j.job_id, j.kind, j.spec, j.deadline_ms, j.prompt_bytes, models, single]
+        flat += [-1 if j.keeps is None else j.keeps, j.priority, json.dumps(j.tags) if j.tags else "", j.due_ms, j.schedule, j.following_ms]
+        flat += ["\n".join(j.needs), int(j.stream), j.reuse]
+    return flat
 
 
 def _flat(held: Iterable[tuple[Seat, str]]) -> Iterator[object]:

@@ -30,6 +30,8 @@ class NewJob:
     due_ms: int = 0
     #: its pool publishes the answer while it is made (``said``)
     stream: bool = False
+    #: whose replies its turns may be given again, and whose their own become (``reuse``); empty: nobody's
+    reuse: str = ""
     #: rounds it keeps of the job it tries again; None: it tries none again
     keeps: int | None = None
     #: the schedule it is an occurrence of, that of ``due_ms``; and when its next one is
@@ -74,6 +76,8 @@ class Claim:
     alone: bool = False
     #: its answer is to be published while it is made
     stream: bool = False
+    #: whose replies it may be given again; empty: nobody's
+    reuse: str = ""
 
 
 @dataclass(frozen=True, slots=True)

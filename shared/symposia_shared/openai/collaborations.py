@@ -47,7 +47,7 @@ def read_collaboration(endpoint: str, body: Mapping[str, Any], team: Team, *, mo
     given = {name: getattr(turn.sampling, name) for name in Sampling.model_fields
              if any(body.get(said) is not None for said in _NAMES.get(name, (name,)))}
     base = pattern_named(team.pattern).model_fields["sampling"].get_default(call_default_factory=True)
-    job = team.job(question(turn.messages), sampling=base.model_copy(update=given))
+    job = team.job(question(turn.messages), sampling=base.model_copy(update=given), **({"reuse": True} if request.jobs[0].reuse else {}))
     return Asked(replace(request, model=model), job)
 
 

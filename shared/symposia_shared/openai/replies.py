@@ -7,7 +7,20 @@ import struct
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from symposia_shared.errors import BadInput, Busy, JobCancelled, NotPlaced, NotYet, PromptTooLong, SymposiaError, Unavailable, UnknownJob, UnknownModel
+from symposia_shared.errors import (
+    BadInput,
+    Busy,
+    JobCancelled,
+    KeyReused,
+    Limited,
+    NotPlaced,
+    NotYet,
+    PromptTooLong,
+    SymposiaError,
+    Unavailable,
+    UnknownJob,
+    UnknownModel,
+)
 from symposia_shared.openai.requests import Request
 from symposia_shared.turns import Abstention, Cause, Completion, TokenLogprob
 
@@ -33,12 +46,18 @@ def answer_body(request: Request, completions: Sequence[Completion], *, id: str,
 
 
 def usage_of(request: Request, completions: Sequence[Completion]) -> dict[str, int]:
-    """Tokens of a request; a prompt with several answers is counted once."""
-    prompt = sum(c.usage.prompt_tokens for c in completions[:: request.choices_per_prompt])
-    said = sum(c.usage.completion_tokens for c in completions)
+    """Tokens of a request; a prompt with several answers is counted once, a reply kept from an earlier job not at all."""
+    prompt = sum(c.usage.prompt_tokens for c in completions[:: request.choices_per_prompt] if not c.reused)
+    said = sum(c.usage.completion_tokens for c in completions if not c.reused)
     if request.endpoint == "/v1/embeddings":
         return {"prompt_tokens": prompt, "total_tokens": prompt}
     return {"prompt_tokens": prompt, "completion_tokens": said, "total_tokens": prompt + said}
+
+
+def reused_in(completions: Sequence[Completion]) -> dict[str, int]:
+    """How many of the answers were kept from earlier jobs, where any was."""
+    count = sum(c.reused for c in completions)
+    return {"reused": count} if count else {}
 
 
 def error_body(message: str, *, type: str = "invalid_request_error", param: str | None = None, code: str | None = None) -> dict[str, Any]:
@@ -58,8 +77,12 @@ def fault_of(error: SymposiaError | Abstention) -> tuple[int, dict[str, Any]]:
         return 404, error_body(str(error), param="model", code="model_not_found")
     if isinstance(error, UnknownJob):
         return 404, error_body(str(error), param=error.field or None, code="not_found")
+    if isinstance(error, KeyReused):
+        return 422, error_body(str(error), param=error.field or None, code="idempotency_key_reused")
     if isinstance(error, BadInput):
         return 400, error_body(str(error), param=error.field or None, code=None)
+    if isinstance(error, Limited):
+        return 429, error_body(str(error), type=error.what, code="rate_limit_exceeded")
     if isinstance(error, Busy):
         return 429, error_body(str(error), type="rate_limit_error", code="busy")
     if isinstance(error, NotYet):

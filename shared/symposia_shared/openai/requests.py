@@ -2,14 +2,14 @@
 
 Defaults are OpenAI's: temperature 1; at most 16 new tokens for ``/v1/completions``, to the end of the context for a chat. Beside its fields
 those that vLLM added are read: ``top_k``, ``min_p``, ``repetition_penalty`` and ``structured_outputs`` ({json}, {choice} or {regex}).
-``n`` and a list of prompts become a job each, their seeds one apart.
+``reuse`` is ours: a reply kept from an equal turn will do. ``n`` and a list of prompts become a job each, their seeds one apart.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from symposia_shared.errors import BadInput
@@ -32,11 +32,12 @@ _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "reasoning_effort": (), "service_tier": ("auto", "default"), "store": (False,), "verbosity": (), "web_search_options": (), "best_of": (1,),
     "echo": (False,), "prompt_cache_retention": (), "dimensions": (),
 }
-_SAMPLING = {"model", "temperature", "top_p", "seed", "stop", "n", "top_k", "min_p", "repetition_penalty", "structured_outputs", "stream", "stream_options"}
+_SAMPLING = {"model", "temperature", "top_p", "seed", "stop", "n", "top_k", "min_p", "repetition_penalty", "structured_outputs", "stream", "stream_options",
+             "reuse"}
 _OWN: Mapping[str, set[str]] = {
     "/v1/chat/completions": {*_SAMPLING, "messages", "max_tokens", "max_completion_tokens", "logprobs", "top_logprobs", "response_format"},
     "/v1/completions": {*_SAMPLING, "prompt", "suffix", "max_tokens", "logprobs"},
-    "/v1/embeddings": {"model", "input", "encoding_format"},
+    "/v1/embeddings": {"model", "input", "encoding_format", "reuse"},
 }
 
 
@@ -68,7 +69,10 @@ def read_request(endpoint: str, body: Mapping[str, Any], *, model: str | None = 
     asked = given.get("model")
     if model is None and not isinstance(asked, str):
         raise BadInput("'model' is missing." if asked is None else f"'model' is {asked!r}.", field="model", value=asked, remedy="Name a checkpoint.")
-    return _READERS[endpoint](given, model or str(asked))
+    request = _READERS[endpoint](given, model or str(asked))
+    if not _flag(given, "reuse"):
+        return request
+    return replace(request, jobs=tuple(job.model_copy(update={"reuse": True}) for job in request.jobs))
 
 
 def _refuse_unknown(endpoint: str, given: Mapping[str, Any]) -> None:

@@ -59,7 +59,7 @@ class Labour:
 
     def compose(self, prompt: str, plan: Plan, done: Mapping[int, str]) -> Steps[tuple[str, str | None]]:
         """The whole, and who wrote it: the head, or nobody where it did not answer and the parts are joined."""
-        (reply,) = yield Round(turns=(turn_of(self.job, self.head, prompt, draw=0),), quorum=0)
+        (reply,) = yield Round(turns=(turn_of(self.job, self.head, prompt, draw=0),), quorum=0, verdict_by=0)
         whole = spoken(reply)
         if whole is not None:
             return whole, name_of(self.head)

@@ -67,7 +67,7 @@ class Pipeline(Selective):
             later = len(self.members) - seat - 1
             must = len(answered) + later < (self.quorum or 1)
             turn = turn_of(self, member, self._asked(stage, work), draw=seat)
-            (reply,) = yield Round(turns=(turn,), quorum=int(must))
+            (reply,) = yield Round(turns=(turn,), quorum=int(must), verdict_by=None if later else 0)
             text = spoken(reply)
             if text is not None:
                 work, by = text, name_of(member)

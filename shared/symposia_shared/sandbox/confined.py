@@ -18,7 +18,7 @@ import signal
 import struct
 import sys
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
 #: exit code that says that a means of confinement is lacking
@@ -28,7 +28,9 @@ _PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP, _PR_CAPBSET_DROP = 1, 
 _LANDLOCK_CREATE, _LANDLOCK_ADD, _LANDLOCK_RESTRICT = 444, 445, 446
 #: rights over files that each Landlock version knows: 13 bits, then refer, truncate, (net), ioctl on devices
 _FILE_RIGHTS = {1: 0x1FFF, 2: 0x3FFF, 3: 0x7FFF, 4: 0x7FFF, 5: 0xFFFF}
-_READ_FILE, _READ_DIR = 1 << 2, 1 << 3
+_EXECUTE, _READ_FILE, _READ_DIR = 1 << 0, 1 << 2, 1 << 3
+#: of the rights those a rule for a single file may give: execute, write, read, truncate
+_OF_FILES = 1 << 0 | 1 << 1 | 1 << 2 | 1 << 14
 
 _X86_64, _AARCH64 = 0xC000003E, 0xC00000B7
 _ALLOW, _KILL, _REFUSE = 0x7FFF0000, 0x80000000, 0x00050000 | 1  # the last: fails with EPERM
@@ -50,6 +52,10 @@ _WRITING = 0o1 | 0o2 | 0o100 | 0o1000 | 0o20000000
 _FCNTL_ALLOWED = (0, 1, 2, 3, 1030)
 
 
+class Lacking(Exception):
+    """The kernel does not offer this."""
+
+
 def lacking(what: str) -> NoReturn:
     """End, saying what the kernel does not offer."""
     os.write(2, what.encode())
@@ -66,31 +72,32 @@ def limit(cpu_s: int, memory_bytes: int) -> None:
 def drop_privileges(libc: Any) -> None:
     """No new privileges for ever; no capabilities, also for root; the parent's end is ours."""
     if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) or libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
-        lacking("prctl cannot forbid new privileges")
+        raise Lacking("prctl cannot forbid new privileges")
     for capability in range(64):
         libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)
     header, nothing = struct.pack("Ii", 0x20080522, 0), bytes(24)
     if libc.capset(header, nothing):
-        lacking("capset cannot drop the capabilities")
+        raise Lacking("capset cannot drop the capabilities")
 
 
-def confine_files(libc: Any, readable: list[str]) -> None:
-    """Landlock: of all files only those under ``readable`` may be opened, and only to read."""
+def confine_files(libc: Any, readable: list[str], writable: Sequence[str] = ()) -> None:
+    """Landlock: of all files only those under ``readable`` may be opened, and only to read; under ``writable`` all may be done but running them."""
     version = libc.syscall(_LANDLOCK_CREATE, None, ctypes.c_size_t(0), ctypes.c_uint32(1))
     if version < 1:
-        lacking("the kernel has no Landlock")
+        raise Lacking("the kernel has no Landlock")
     rights = _FILE_RIGHTS.get(version, _FILE_RIGHTS[5])
     ruleset = libc.syscall(_LANDLOCK_CREATE, struct.pack("Q", rights), ctypes.c_size_t(8), ctypes.c_uint32(0))
     if ruleset < 0:
-        lacking("Landlock makes no ruleset")
-    for path in readable:
+        raise Lacking("Landlock makes no ruleset")
+    for path in [*readable, *writable]:
         folder = os.open(path, os.O_PATH | os.O_CLOEXEC)
-        rule = struct.pack("=Qi", _READ_FILE | _READ_DIR, folder)
+        wanted = rights & ~_EXECUTE if path in writable else _READ_FILE | _READ_DIR
+        rule = struct.pack("=Qi", wanted if os.path.isdir(path) else wanted & _OF_FILES, folder)
         if libc.syscall(_LANDLOCK_ADD, ruleset, 1, rule, 0):
-            lacking(f"Landlock takes no rule for {path}")
+            raise Lacking(f"Landlock takes no rule for {path}")
         os.close(folder)
     if libc.syscall(_LANDLOCK_RESTRICT, ruleset, 0):
-        lacking("Landlock does not restrict")
+        raise Lacking("Landlock does not restrict")
     os.close(ruleset)
 
 
@@ -135,12 +142,26 @@ def system_call_filter() -> Iterator[bytes]:
 def confine_calls(libc: Any) -> None:
     """seccomp: only the system calls of the filter."""
     if os.uname().machine != "x86_64" or sys.byteorder != "little" or struct.calcsize("P") != 8:
-        lacking(f"there is no filter of system calls for {os.uname().machine}")
-    program = b"".join(system_call_filter())
+        raise Lacking(f"there is no filter of system calls for {os.uname().machine}")
+    _filter(libc, b"".join(system_call_filter()))
+
+
+def refuse_calls(libc: Any, numbers: Sequence[int]) -> None:
+    """seccomp: the x86-64 system calls ``numbers`` fail with EPERM, all others may be made."""
+    if os.uname().machine != "x86_64" or sys.byteorder != "little" or struct.calcsize("P") != 8:
+        raise Lacking(f"there is no filter of system calls for {os.uname().machine}")
+    steps = [_instruction(_LOAD, _ARCHITECTURE), _instruction(_EQUAL, _X86_64, 1, 0), _instruction(_RETURN, _KILL), _instruction(_LOAD, _NUMBER),
+             _instruction(_AT_LEAST, 0x40000000, 0, 1), _instruction(_RETURN, _KILL)]
+    for number in numbers:
+        steps += [_instruction(_EQUAL, number, 0, 1), _instruction(_RETURN, _REFUSE)]
+    _filter(libc, b"".join([*steps, _instruction(_RETURN, _ALLOW)]))
+
+
+def _filter(libc: Any, program: bytes) -> None:
     held = ctypes.create_string_buffer(program, len(program))
     filter_ = struct.pack("HxxxxxxP", len(program) // 8, ctypes.addressof(held))
     if libc.prctl(_PR_SET_SECCOMP, 2, filter_, 0, 0):
-        lacking("the kernel has no seccomp filters")
+        raise Lacking("the kernel has no seccomp filters")
 
 
 class OutOfTime(BaseException):
@@ -201,9 +222,12 @@ def main() -> None:
     os.dup2(2, 1)  # what the program prints is not a result
     readable = sorted({os.path.realpath(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib")})
     limit(task["cpu_s"], task["memory_bytes"])
-    drop_privileges(libc)
-    confine_files(libc, readable)
-    confine_calls(libc)
+    try:
+        drop_privileges(libc)
+        confine_files(libc, readable)
+        confine_calls(libc)
+    except Lacking as error:
+        lacking(str(error))
     run(task["program"], task["calls"], task["call_s"], results)
     with contextlib.suppress(BaseException):
         sys.stdout.flush()

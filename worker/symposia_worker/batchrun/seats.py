@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Literal
 
 from symposia_shared.errors import BadInput, SymposiaError
-from symposia_worker.engines.protocol import Mode
+from symposia_worker.engines.protocol import Base, Mode
 from symposia_worker.engines.runtime import MODEL_BIN, MODEL_XML
+from symposia_worker.families.adapters import is_adapter, read_adapter
 from symposia_worker.families.forms import ALLOWED
 from symposia_worker.models import forms
-from symposia_worker.models.local import LocalCheckpoint
+from symposia_worker.models.local import LocalCheckpoint, local_checkpoint
 from symposia_worker.models.store import Progress, silent
 
 EngineWish = Literal["auto", "torch", "openvino"]
@@ -30,6 +31,8 @@ class BatchSeat:
     mode: Mode
     #: differs where other answers may be expected
     fingerprint: str
+    #: of a LoRA adapter: what it goes on from
+    base: Base | None = None
     #: what the engine process finds in its environment; an endpoint's key among it
     environ: Mapping[str, str] = field(default_factory=dict, repr=False)
 
@@ -46,6 +49,8 @@ def local_seat(found: LocalCheckpoint, *, device: str, engine: EngineWish, mode:
         raise BadInput("the engine torch has the mode exact only.", field="mode", value=mode, remedy="Use --engine openvino, or --mode exact.")
     if found.folder is None:
         return replace(plain, engine="scripted")
+    if is_adapter(found.folder):
+        return _over_its_base(plain, found.folder, engine=engine, cache=cache, progress=progress)
     if engine == "torch":
         return plain
     try:
@@ -59,6 +64,15 @@ def local_seat(found: LocalCheckpoint, *, device: str, engine: EngineWish, mode:
     return BatchSeat(found.name, form, device, "openvino", mode, found.fingerprint)
 
 
+def _over_its_base(plain: BatchSeat, folder: Path, *, engine: EngineWish, cache: Path, progress: Progress) -> BatchSeat:
+    """An adapter and its base, by the name the adapter has for it. Raises BadInput, and UnknownModel where that is not on this machine."""
+    if engine == "openvino":
+        raise BadInput(f"{plain.name} is a LoRA adapter, and the engine openvino serves none.", field="engine", value=engine,
+                       remedy="Use --engine torch, or merge it into its base.")
+    under = local_checkpoint(read_adapter(folder).base, cache=cache, progress=progress)
+    return replace(plain, base=Base(checkpoint=under.name, folder=str(under.folder)), fingerprint=f"{plain.fingerprint}+{under.fingerprint}")
+
+
 def remote_seat(model: str, *, device: str, key: str | None, max_concurrency: int) -> BatchSeat:
     """A model of an endpoint: ``ID``, or ``ID=THEIR_ID`` where theirs is no name for a checkpoint. Raises BadInput."""
     from symposia_worker.engines.openai.endpoint import Endpoint, asked_models
@@ -66,7 +80,8 @@ def remote_seat(model: str, *, device: str, key: str | None, max_concurrency: in
     ((ours, theirs),) = asked_models((model,)).items()
     renamed = {ours: theirs} if ours != theirs else {}
     endpoint = Endpoint.of_device(device, max_concurrency=max_concurrency, renamed=renamed)
-    return BatchSeat(ours, None, endpoint.device, "openai", "exact", LocalCheckpoint(f"{ours}={theirs}", None).fingerprint, endpoint.environ(key))
+    return BatchSeat(ours, None, endpoint.device, "openai", "exact", LocalCheckpoint(f"{ours}={theirs}", None).fingerprint,
+                     environ=endpoint.environ(key))
 
 
 def _form(name: str, folder: Path, *, device: str, mode: Mode, cache: Path, threads: int, progress: Progress) -> Path:

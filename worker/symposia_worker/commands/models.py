@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json as jsons
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from symposia_worker.commands import keeping
 from symposia_worker.commands.pinning import pin, unpin
 from symposia_worker.models.progress import shown
 
 if TYPE_CHECKING:
+    from symposia_shared.catalogue import HubSource, S3Source
+    from symposia_shared.settings import Settings
+    from symposia_shared.store import Store
     from symposia_worker.models.forms import Forms
+    from symposia_worker.models.ingest import Terms
     from symposia_worker.models.manifest import Manifest
     from symposia_worker.models.store import ModelStore
 
@@ -28,21 +32,32 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print facts as JSON, and n
 Accept = Annotated[bool, typer.Option("--accept-licence", help="You have read the checkpoint's licence and accept it.")]
 Untrained = Annotated[bool, typer.Option("--untrained", help="Store it though it predicts neither English nor code: random weights, another "
                                          "language. What was measured is recorded.")]
+Base = Annotated[str, typer.Option("--base", metavar="ID", help="Of a LoRA adapter: what its base is called here, where it calls it otherwise.")]
 Model = Annotated[str, typer.Argument(metavar="ID", help="NAME or OWNER/NAME.")]
+Profile = Annotated[str | None, typer.Option(help="Of an s3:// source: the profile of boto3's configuration that knows its S3 and keys.")]
+Endpoint = Annotated[str | None, typer.Option(help="Of an s3:// source: its S3, where it is another one.")]
 NoExport = Annotated[bool, typer.Option("--no-export", help="Make no forms for OpenVINO; torch serves it.")]
 
 
 @command.command()
-def pull(model: Model, accept_licence: Accept = False, untrained: Untrained = False, json: AsJson = False, dir: Folder = None,
-         no_export: NoExport = False) -> None:
-    """Fetch a checkpoint of the catalogue, or of the Hugging Face hub (OWNER/NAME), into the model store."""
+def pull(
+    model: Annotated[str, typer.Argument(metavar="ID", help="NAME or OWNER/NAME, of the catalogue or the hub; or s3://BUCKET/PREFIX.")],
+    name: Annotated[str, typer.Option("--name", metavar="ID", help="What it is called here; default: as there.")] = "",
+    revision: Annotated[str, typer.Option(help="Of the hub: a commit, a tag or a branch. What is fetched is pinned to its commit.")] = "",
+    accept_licence: Accept = False, untrained: Untrained = False, json: AsJson = False, dir: Folder = None, no_export: NoExport = False,
+    profile: Profile = None, endpoint_url: Endpoint = None,
+) -> None:
+    """Fetch a checkpoint of the catalogue, of the Hugging Face hub (OWNER/NAME) or of another bucket into the model store."""
     from symposia_worker.models import forms, ingest
     from symposia_worker.models.cache import cache_folder
 
-    folder, models = _opened(dir)
-    forms.own_name(model)
+    folder, models = opened(dir)
+    source, called = _source(model, name, revision)
+    forms.own_name(called)
+    bucket = _bucket(model, profile, endpoint_url, dir) if model.startswith("s3://") else None
     with shown() as progress:
-        stored = ingest.pull(models, model, cache=cache_folder(folder), accept_licence=accept_licence, untrained=untrained, progress=progress)
+        stored = ingest.pull(models, called, cache=cache_folder(folder), terms=_terms(accept_licence, dir), untrained=untrained, source=source,
+                             bucket=bucket, progress=progress)
     if not no_export:
         _exported(models, stored, folder)
     _tell(stored, json)
@@ -53,16 +68,17 @@ def push(
     folder: Annotated[Path, typer.Argument(help="config.json, tokenizer and weights, as save_pretrained or a publisher wrote them.")],
     name: Annotated[str, typer.Option("--name", metavar="ID", help="What it is called here; a name of the catalogue stands for that checkpoint.")],
     accept_licence: Accept = False, untrained: Untrained = False, json: AsJson = False, dir: Folder = None, no_export: NoExport = False,
+    base: Base = "",
 ) -> None:
-    """Store the checkpoint in a folder, made plain where it must be, after loading it once to see that model and tokenizer are right."""
+    """Store the checkpoint, or LoRA adapter, in a folder, made plain where it must be, after loading it once to see that model and tokenizer are right."""
     from symposia_worker.models import forms, ingest
     from symposia_worker.models.cache import cache_folder
 
-    stack, models = _opened(dir)
+    stack, models = opened(dir)
     forms.own_name(name)
     with shown() as progress:
-        stored = ingest.add_folder(models, folder, name, cache=cache_folder(stack), accept_licence=accept_licence, untrained=untrained,
-                                   progress=progress)
+        stored = ingest.add_folder(models, folder, name, cache=cache_folder(stack), terms=_terms(accept_licence, dir), untrained=untrained,
+                                   base=base, progress=progress)
     if not no_export:
         _exported(models, stored, stack)
     _tell(stored, json)
@@ -70,22 +86,27 @@ def push(
 
 @command.command()
 def add(
-    what: Annotated[str, typer.Argument(metavar="ID|FOLDER", help="A checkpoint's id, or a folder.")],
+    what: Annotated[str, typer.Argument(metavar="ID|FOLDER|FILE", help="A checkpoint's id, a folder, s3://BUCKET/PREFIX, or a file of entries.")],
     name: Annotated[str, typer.Option("--name", metavar="ID", help="What a folder is called here; default: its own name.")] = "",
     accept_licence: Accept = False, untrained: Untrained = False, json: AsJson = False, dir: Folder = None, no_export: NoExport = False,
+    profile: Profile = None, endpoint_url: Endpoint = None, base: Base = "",
 ) -> None:
-    """Pull an id or alias of the catalogue or a repository of the hub, or push a folder; its entry is derived from its files.
+    """Pull an id or alias of the catalogue, a repository of the hub or a bucket's folder, push a folder, or register the entries of a file.
 
-    What transformers does not load natively is refused; so is a tokenizer that is larger than its model, lacks its bos, or with which
-    the model predicts neither English nor code.
+    An entry is derived from the checkpoint's files. What transformers does not load natively is refused; so is a tokenizer that is larger
+    than its model, lacks its bos, or with which the model predicts neither English nor code. A file (.toml, .json, .jsonl, in the catalogue's
+    form) registers where checkpoints may be had: every entry is validated, and nothing is fetched before it is pulled.
     """
     from symposia_worker.models.ingest import source_named
 
-    source = source_named(what)
+    if Path(what).suffix in (".toml", ".json", ".jsonl") and not Path(what).expanduser().is_dir():
+        _register(Path(what), json, dir)
+        return
+    source = what if what.startswith("s3://") else source_named(what)
     if isinstance(source, Path):
-        push(source, name or source.resolve().name, accept_licence, untrained, json, dir, no_export)
+        push(source, name or source.resolve().name, accept_licence, untrained, json, dir, no_export, base)
     else:
-        pull(source, accept_licence, untrained, json, dir, no_export)
+        pull(source, name, "", accept_licence, untrained, json, dir, no_export, profile, endpoint_url)
 
 
 @command.command()
@@ -94,7 +115,7 @@ def export(model: Model, json: AsJson = False, dir: Folder = None) -> None:
     from symposia_worker.models import forms
     from symposia_worker.models.cache import cache_folder
 
-    folder, models = _opened(dir)
+    folder, models = opened(dir)
     with shown() as progress:
         made = forms.make(models, model, cache=cache_folder(folder), threads=_cores(), progress=progress)
     _tell_forms(model, made, json)
@@ -106,42 +127,23 @@ def measure(model: Model, json: AsJson = False, dir: Folder = None) -> None:
     from symposia_worker.models import forms
     from symposia_worker.models.cache import cache_folder
 
-    folder, models = _opened(dir)
+    folder, models = opened(dir)
     with shown() as progress:
         measured = forms.measure(models, model, cache=cache_folder(folder), threads=_cores(), progress=progress)
     _tell_forms(model, measured, json)
 
 
 @command.command("list")
-def list_(json: AsJson = False, dir: Folder = None) -> None:
-    """What is in the model store."""
-    _, models = _opened(dir)
-    found = models.list()
-    if json:
-        print(jsons.dumps([_facts(m) for m in found.checkpoints]))
-    elif found.checkpoints:
-        _print_table(found.checkpoints)
-    elif not found.damaged:
-        print("The model store is empty. Begin with: symposia models pull smollm2-135m")
-    for damaged in found.damaged:
-        raise damaged
+def list_(check: Annotated[bool, typer.Option("--check", help="Read every manifest instead of the index, and draw the index again.")] = False,
+          json: AsJson = False, dir: Folder = None) -> None:
+    """What is in the model store, and what is registered and not stored yet."""
+    from symposia_worker.commands.listing import list_models
+
+    list_models(_known(dir).s3, json=json, check=check)
 
 
-def _under_its_checkpoint(stored: Manifest) -> tuple[str, str]:
-    form = stored.facts.form_of
-    return (form.id, form.mode) if form else (stored.id, "")
-
-
-def _print_table(stored: Sequence[Manifest]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("id", "architecture", "parameters", "context", "can", "bytes", "licence", box=None, pad_edge=False, header_style="bold")
-    for m in sorted(stored, key=_under_its_checkpoint):
-        f = m.facts
-        name = f"  openvino {f.form_of.mode}" if f.form_of else m.id
-        table.add_row(name, f.architecture, f"{f.parameters:,}", str(f.context), " ".join(f.capabilities), f"{m.size:,}", f.licence)
-    Console(width=None if sys.stdout.isatty() else 200).print(table)
+command.command("prefetch")(keeping.prefetch)
+command.command("gc")(keeping.gc)
 
 
 @command.command()
@@ -149,7 +151,7 @@ def show(model: Model, json: AsJson = False, dir: Folder = None) -> None:
     """All that is known of one checkpoint."""
     from symposia_worker.models import forms
 
-    _, models = _opened(dir)
+    _, models = opened(dir)
     manifest = models.require(model)
     made = forms.told(models, manifest)
     if json:
@@ -165,11 +167,16 @@ def show(model: Model, json: AsJson = False, dir: Folder = None) -> None:
 
 
 @command.command()
-def verify(model: Model, json: AsJson = False, dir: Folder = None) -> None:
+def verify(model: Model, cache: Annotated[bool, typer.Option("--cache", help="The copy in this machine's cache instead.")] = False,
+           json: AsJson = False, dir: Folder = None) -> None:
     """Read every byte of a checkpoint in the model store and compare; ends with an error naming the damaged file."""
-    _, models = _opened(dir)
+    from symposia_worker.models.cache import cache_folder, shared_cache
+
+    stack, models = opened(dir)
     with shown() as progress:
-        manifest = models.verify(model, progress=progress)
+        if cache:
+            shared_cache(cache_folder(stack)).verify(models, model)
+        manifest = models.require(model) if cache else models.verify(model, progress=progress)
     _answer(json, {"id": manifest.id, "revision": manifest.revision, "files": len(manifest.files), "bytes": manifest.size, "intact": True},
             f"{manifest.id} is intact: {len(manifest.files)} files, {manifest.size:,} bytes.")
 
@@ -193,24 +200,79 @@ def rm(model: Model, json: AsJson = False, dir: Folder = None) -> None:
     """Remove a checkpoint from the model store. Pools that have it loaded keep it."""
     from symposia_worker.models import forms
 
-    _, models = _opened(dir)
+    _, models = opened(dir)
     objects = forms.remove(models, model) + models.remove(model)
     _answer(json, {"id": model, "objects_removed": objects}, f"{model} is removed ({objects} objects).")
 
 
-def _opened(dir: Path | None) -> tuple[Path, ModelStore]:
+def opened(dir: Path | None) -> tuple[Path, ModelStore]:
     """The stack's folder and its model store."""
-    from symposia_shared.errors import StackUnavailable
-    from symposia_shared.settings import CREDENTIALS, load
     from symposia_shared.store import Store
     from symposia_worker.models.store import ModelStore
+
+    settings = _known(dir)
+    return settings.dir, ModelStore(Store(settings.s3))
+
+
+def _known(dir: Path | None) -> Settings:
+    """The settings. Raises StackUnavailable where they know no model store."""
+    from symposia_shared.errors import StackUnavailable
+    from symposia_shared.settings import CREDENTIALS, load
 
     settings = load(dir)
     named = settings.s3.endpoint_url or settings.s3.access_key or settings.external
     if not named and not (settings.dir / CREDENTIALS).exists():
         raise StackUnavailable(f"No model store is known: no stack has been started in {settings.dir}, and SYMPOSIA_S3__ENDPOINT_URL "
                                "is not set. Run `symposia up --detach`, or name the folder with --dir or SYMPOSIA_DIR.")
-    return settings.dir, ModelStore(Store(settings.s3))
+    return settings
+
+
+def _terms(accepted: bool, dir: Path | None) -> Terms:
+    from symposia_shared.settings import load
+    from symposia_worker.models.ingest import Terms
+
+    return Terms(accepted=accepted, non_commercial=load(dir).allow_non_commercial)
+
+
+def _source(model: str, name: str, revision: str) -> tuple[HubSource | S3Source | None, str]:
+    """Where ``model`` is fetched from, None: as the catalogue says, and what it is called here. Raises BadInput."""
+    from symposia_shared.catalogue import HubSource, S3Source
+    from symposia_shared.errors import BadInput
+
+    if model.startswith("s3://"):
+        source = S3Source.parse({"uri": model, "revision": "main"})
+        if revision:
+            raise BadInput("a bucket's folder has no revisions.", field="--revision", value=revision, remedy="Leave it out.")
+        return source, name or source.prefix.removeprefix("models/") if source.prefix.startswith("models/") else name or source.prefix.rsplit("/", 1)[-1]
+    if revision or name:
+        return HubSource(repo=model, revision=revision or "main"), name or model
+    return None, model
+
+
+def _bucket(uri: str, profile: str | None, endpoint_url: str | None, dir: Path | None) -> Store:
+    """The bucket of an s3:// source: by the options, else by SYMPOSIA_SOURCE__*, else in the same S3 as the model store."""
+    from symposia_shared.catalogue import S3Source
+    from symposia_shared.settings import S3Settings, load
+    from symposia_shared.store import Store
+
+    settings = load(dir)
+    given = settings.source or (S3Settings() if profile or endpoint_url else settings.s3)
+    chosen = {key: value for key, value in (("profile", profile), ("endpoint_url", endpoint_url)) if value is not None}
+    return Store(given.model_copy(update={**chosen, "bucket": S3Source.parse({"uri": uri}).bucket}))
+
+
+def _register(file: Path, json: bool, dir: Path | None) -> None:
+    from symposia_shared.errors import BadInput
+    from symposia_shared.settings import load
+    from symposia_worker.models.registering import register
+
+    read = register(opened(dir)[1].index, file, allow_non_commercial=load(dir).allow_non_commercial)
+    for why in read.refused.values():
+        print(why, file=sys.stderr)
+    if not read.entries:
+        raise BadInput(f"{file} has no entry that can be loaded here; {len(read.refused)} are refused.", field="entries", value=str(file))
+    _answer(json, {"registered": [e.id for e in read.entries], "refused": dict(read.refused)},
+            f"{len(read.entries):,} checkpoints are registered, {len(read.refused):,} are refused.")
 
 
 def _exported(models: ModelStore, stored: Manifest, stack: Path) -> None:

@@ -148,7 +148,7 @@ def _run(seat: BatchSeat, source: Path, target: Path, total: int, *, options: st
                                 on_death=lambda ids: runs[0].died(ids) if runs else None)
         try:
             process.start()
-            loaded = process.load(seat.name, None if seat.folder is None else str(seat.folder), engine=seat.engine, mode=seat.mode)
+            loaded = process.load(seat.name, None if seat.folder is None else str(seat.folder), engine=seat.engine, mode=seat.mode, base=seat.base)
             with shown(quiet=quiet) as told:
                 run = BatchRun(Orders(model=seat.name, capabilities=loaded.capabilities, **orders), rest, output, kept, total=total, told=told)
                 runs.append(run)

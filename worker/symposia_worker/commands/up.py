@@ -35,8 +35,8 @@ def command(
     model: Annotated[list[str] | None, typer.Option("--model", help=f"A checkpoint of the model store to serve; may be given again. "
                                                                     f"Default: {USUAL_MODEL}, if it is there.")] = None,
     test_models: Annotated[bool, typer.Option("--test-models", help="Serve the scripted test/* checkpoints, too.")] = False,
-    devices: Annotated[str, typer.Option("--devices", help="cpu, or cpu:0,cpu:1 as shares of one machine, cuda:0,cuda:1, or "
-                                                        "openai:http://HOST:PORT/v1 for an endpoint.")] = "cpu",
+    devices: Annotated[str, typer.Option("--devices", help="cpu, or cpu:0=4GB,cpu:1 as shares of one machine, cuda:0,cuda:1, cuda:0+cuda:1 for "
+                                                        "one made of two, or openai:http://HOST:PORT/v1 for an endpoint.")] = "cpu",
     concurrency: Annotated[int | None, typer.Option("--concurrency", min=1, max=4096, help="Turns a pool holds at once.")] = None,
     engine: Annotated[EngineChoice, typer.Option("--engine", help="auto: openvino on a CPU where a checkpoint has the form, else torch.")] = "auto",
     mode: Annotated[Mode, typer.Option("--mode", help="exact: torch's float32 tokens. fast: 8-bit weights, where there is that form.")] = "exact",

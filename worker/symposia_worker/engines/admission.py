@@ -14,6 +14,17 @@ from symposia_worker.engines.loading import Model
 from symposia_worker.engines.protocol import Delta, Done, Event, Failed, First, Generate
 from symposia_worker.engines.scoring import Options, Scored
 from symposia_worker.engines.sequence import Choice, Reading, Sequence
+from symposia_worker.families import Renderer
+from symposia_worker.families.kinds import Kind
+
+
+def capabilities_of(kind: Kind, renderer: Renderer) -> tuple[str, ...]:
+    """What can be asked of a checkpoint that is served by one of our own engines."""
+    if kind != "generate":
+        return (kind,)
+    told = (*(["instruct"] if renderer.instruct else []), *(["infill"] if renderer.infill else []))
+    forms = ("json_schema", "regex") if Vocabulary.suits(renderer.tokenizer) else ()
+    return ("generate", *told, "score", "choice", *forms)
 
 
 @dataclass(slots=True)
@@ -22,14 +33,6 @@ class Admission:
 
     model: Model
     _vocabulary: list[Vocabulary] = field(default_factory=list)
-
-    @property
-    def capabilities(self) -> tuple[str, ...]:
-        """What can be asked of it."""
-        forms = ("json_schema", "regex") if Vocabulary.suits(self.model.renderer.tokenizer) else ()
-        renderer = self.model.renderer
-        told = (*(["instruct"] if renderer.instruct else []), *(["infill"] if renderer.infill else []))
-        return ("generate", *told, "score", "choice", *forms)
 
     def reading(self, request: Generate) -> Reading:
         """What a request asks for. Raises BadInput (PromptTooLong among it)."""

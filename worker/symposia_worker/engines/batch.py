@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 import time
 from collections import deque
@@ -13,6 +12,7 @@ from typing import Any
 import torch
 
 from symposia_worker.engines.attention import rows_of
+from symposia_worker.engines.forward import Forward
 from symposia_worker.engines.prefill import LOOKED_AT, Line, Prefill, next_group
 from symposia_worker.engines.prefixes import Piece, Prefix, Prefixes
 from symposia_worker.engines.protocol import cause_of
@@ -60,16 +60,18 @@ class Batch:
         self.rows: list[Sequence] = []
         self.slots = Slots(max_rows)
         self.cache_bytes_per_token = 0
-        self.forward_passes = 0
         #: prompt tokens read, and such as a prefix or a twin spared
         self.tokens_read = self.tokens_spared = 0
         self._most_rows = max_rows
         self._cache_room, self._wall = cache_room, wall
         self._chunks = 0
         self._live: dict[str, tuple[Reading, torch.Generator | None]] = {}
-        accepted = inspect.signature(model.forward).parameters
-        self._takes_positions, self._takes_keep = "position_ids" in accepted, "logits_to_keep" in accepted
-        self._cache_name = "cache" if "cache" in accepted else "past_key_values"  # renamed in transformers 5.24
+        self._forward = Forward(model)
+
+    @property
+    def forward_passes(self) -> int:
+        """Of its model, so far."""
+        return self._forward.passes
 
     @property
     def busy(self) -> bool:
@@ -200,26 +202,18 @@ class Batch:
     def _prefix_of(self, reading: Reading) -> Prefix | None:
         if reading.prefix is not None:
             return reading.prefix
-        return self.prefixes.find(self._owner, reading.ids, most=_spared(reading))
+        return self.prefixes.find(self._owner, reading.ids, most=reading.spared)
 
     def _holds(self, reading: Reading, lines: list[Line]) -> bool:
         """Whether a request had better wait: what it begins with is being read for another, and will be kept."""
         if reading.prefix is not None or not self.prefixes.limit_bytes:
             return False
         others = [line.ids for line in (*lines, *(line for p in self.prefills for line in p.lines))]
-        begun = max((self._blocks_shared(reading, ids) for ids in others), default=0)
+        begun = max((self.prefixes.blocks_shared(reading.ids[: reading.spared], ids) for ids in others), default=0)
         if not begun:
             return False
-        found = self.prefixes.find(self._owner, reading.ids, most=_spared(reading))
+        found = self.prefixes.find(self._owner, reading.ids, most=reading.spared)
         return begun > (found.tokens if found else 0) and self._could_keep(begun)
-
-    def _blocks_shared(self, reading: Reading, ids: list[int]) -> int:
-        """Tokens of the whole blocks that two prompts begin with."""
-        block, most = self.prefixes.block, min(_spared(reading), len(ids))
-        same = 0
-        while same + block <= most and reading.ids[same : same + block] == ids[same : same + block]:
-            same += block
-        return same
 
     def _could_keep(self, tokens: int) -> bool:
         """Whether the prefixes have room for so many: else who waits for them waits in vain."""
@@ -368,17 +362,6 @@ class Batch:
 
     # --- the model ---
 
-    def _forward(self, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache: Any, *, keep: int) -> torch.Tensor:
-        """Logits of the last ``keep`` columns, (rows, keep, vocabulary)."""
-        given: dict[str, Any] = {"input_ids": ids, "attention_mask": mask, self._cache_name: cache, "use_cache": True}
-        if self._takes_positions:
-            given["position_ids"] = positions
-        if self._takes_keep:
-            given["logits_to_keep"] = keep
-        self.forward_passes += 1
-        logits: torch.Tensor = self.model(**given).logits[:, -keep:]
-        return logits
-
     def _choose(self, logits: torch.Tensor, rows: list[Sequence]) -> list[Choice]:
         generators = [g for s in rows if (g := self._live[s.id][1]) is not None]
         return choose(logits[:, : self.vocabulary].float(), [s.sampling for s in rows], [s.ids for s in rows], generators, [s.walk for s in rows])
@@ -400,11 +383,6 @@ def _taken(s: Sequence, choice: Choice, now: float) -> bool:
     else:
         s.fail("bug", "The model gave no finite probabilities for the next token. Try another precision (float32), or check its weights.")
     return s.ended
-
-
-def _spared(reading: Reading) -> int:
-    """The most tokens a prefix may spare: those whose logits are wanted are read."""
-    return len(reading.ids) - 1 if reading.begin is None else reading.begin - 1
 
 
 def _refusal(s: Reading, error: BaseException) -> str:

@@ -16,7 +16,7 @@ from concurrent.futures import TimeoutError as FutureTimeout
 from symposia_shared.errors import BadInput, SymposiaError, Unavailable
 from symposia_shared.turns import Turn
 from symposia_worker.engines.life import Asked, Life, OnDeath, OnDelta, OnDone, OnFirst
-from symposia_worker.engines.protocol import Cancel, Dtype, Generate, Load, Loaded, Mode, Pulse, Stop, Unload
+from symposia_worker.engines.protocol import Base, Cancel, Dtype, Generate, Load, Loaded, Mode, Pulse, Stop, Unload
 
 log = logging.getLogger("symposia.engine")
 
@@ -65,13 +65,13 @@ class EngineProcess:
             self._order(order, within_s=1800.0)
 
     def load(self, checkpoint: str, folder: str | None = None, *, dtype: Dtype = "float32", engine: str = "torch", mode: Mode = "exact",
-             within_s: float = 1800.0) -> Loaded:
+             base: Base | None = None, within_s: float = 1800.0) -> Loaded:
         """Make a checkpoint resident and wait for it.
 
         Raises BadInput (not a generator, no safetensors, too large), Damaged (its files or its self-test are wrong) or
         Unavailable (the process is away, or took longer than ``within_s`` and was killed).
         """
-        order = Load(checkpoint=checkpoint, folder=folder, dtype=dtype, engine=engine, mode=mode)
+        order = Load(checkpoint=checkpoint, folder=folder, dtype=dtype, engine=engine, mode=mode, base=base)
         loaded = self._order(order, within_s=within_s)
         self._loads[checkpoint] = order
         if loaded is None:

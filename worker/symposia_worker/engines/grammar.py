@@ -19,6 +19,7 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
 from symposia_shared.errors import BadInput
 from symposia_shared.prompts import ChoiceForm, JsonForm, RegexForm
+from symposia_worker.engines.formfaults import told
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +107,7 @@ class Walk:
     @property
     def fault(self) -> str:
         """Why the walk cannot go on, "" where it can: the form has become too costly at this place."""
-        return _line(self._matcher.get_error()) if self._matcher.is_error() else ""
+        return told(self._matcher.get_error()) if self._matcher.is_error() else ""
 
 
 class Grammar:
@@ -166,7 +167,7 @@ def _of_schema(schema: dict[str, Any], limits: Limits) -> str:
     try:
         return LLMatcher.grammar_from_json_schema(text if schema else '{"type": "object"}', overrides=_JSON_OPTIONS)  # type: ignore[arg-type]
     except ValueError as error:
-        raise BadInput(f"the schema is refused: {_line(str(error))}.", field="form.definition", remedy="Correct it.") from None
+        raise BadInput(f"the schema is refused: {told(str(error))}.", field="form.definition", remedy="Correct it.") from None
 
 
 def _tried(grammar: Grammar) -> str:
@@ -216,8 +217,3 @@ def _is_json(text: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _line(text: str) -> str:
-    line = " ".join(text.replace("<non-verbose/>", "").split()).rstrip(".")
-    return line if len(line) <= 300 else line[:297] + "..."

@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
 from symposia_shared.errors import BadInput, Damaged
+from symposia_worker.engines import split
 from symposia_worker.engines.protocol import Dtype
 from symposia_worker.families import Renderer, family_of
 from symposia_worker.families.kinds import Kind, context_of, kind_of
@@ -43,13 +44,6 @@ class Model:
     #: how an encoder's states become a vector
     pooling: Pooling = field(default_factory=Pooling)
 
-    @property
-    def capabilities(self) -> tuple[str, ...]:
-        """What this engine can do with it by its kind and its tokenizer."""
-        if self.kind != "generate":
-            return (self.kind,)
-        return ("generate", *(["instruct"] if self.renderer.instruct else []), *(["infill"] if self.renderer.infill else []))
-
 
 def load_model(checkpoint: str, folder: Path, *, dtype: Dtype, device: str, room_bytes: float) -> Model:
     """Load a checkpoint. Raises BadInput for what cannot be served here, Damaged for files that are wrong."""
@@ -61,19 +55,18 @@ def load_model(checkpoint: str, folder: Path, *, dtype: Dtype, device: str, room
                        remedy="Push it again; weights of other forms are converted then.")
     kind = _kind(checkpoint, config)
     needed = sum(path.stat().st_size for path in weights) * _growth(config, dtype)
-    if needed > room_bytes:
+    if needed > room_bytes and not split.spills(device):
         raise BadInput(f"{checkpoint} as {dtype} needs {needed / 1e6:.0f} MB, and {device} has {max(room_bytes, 0) / 1e6:.0f} MB left.",
-                       field="memory", remedy="Unload another checkpoint, or give the device more memory.")
-    tokenizer = _tokenizer(checkpoint, folder)
+                       field="memory", remedy="Unload another checkpoint, give the device more memory, or make it of several (cuda:0+cuda:1, cpu+disk).")
+    tokenizer = load_tokenizer(checkpoint, folder)
     context, pooling = _context(checkpoint, config, tokenizer), _pooling(checkpoint, folder, kind)
-    network = _network(checkpoint, folder, dtype, device, kind)
+    network = _network(checkpoint, folder, dtype, device, kind, room_bytes)
     eos = {*_ids(config.eos_token_id), *_ids(getattr(getattr(network, "generation_config", None), "eos_token_id", None))}
-    storages = {s.data_ptr(): s.nbytes() for s in (t.untyped_storage() for t in (*network.parameters(), *network.buffers()))}
     return Model(
         checkpoint=checkpoint, model_type=config.model_type, kind=kind, network=network,
         renderer=Renderer(family, tokenizer, eos=sorted(eos), keeps_end=kind != "generate"),
         context=min(context, pooling.longest or context), embeddings=network.get_input_embeddings().weight.shape[0],
-        bytes=sum(storages.values()), parameters=network.num_parameters(), pooling=pooling,
+        bytes=split.resident_bytes(network), parameters=network.num_parameters(), pooling=pooling,
     )
 
 
@@ -139,7 +132,8 @@ def _growth(config: Any, dtype: Dtype) -> float:
     return float(wanted.itemsize / stored.itemsize)
 
 
-def _tokenizer(checkpoint: str, folder: Path) -> Any:
+def load_tokenizer(checkpoint: str, folder: Path) -> Any:
+    """A checkpoint's tokenizer. Raises BadInput where none can be read without running code."""
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # transformers raises whatever a tokenizer's files make it trip over
@@ -147,11 +141,12 @@ def _tokenizer(checkpoint: str, folder: Path) -> Any:
                        remedy="Push it again with its tokenizer.json; tokenizers that are code are never run.") from None
 
 
-def _network(checkpoint: str, folder: Path, dtype: Dtype, device: str, kind: Kind) -> Any:
+def _network(checkpoint: str, folder: Path, dtype: Dtype, device: str, kind: Kind, room_bytes: float) -> Any:
+    where = split.split_over(device, room_bytes) if split.is_split(device) else {"device_map": None if device.startswith("cpu") else device}
     try:
         network, report = _CLASSES[kind].from_pretrained(
             folder, local_files_only=True, trust_remote_code=False, use_safetensors=True, dtype=getattr(torch, dtype),
-            low_cpu_mem_usage=True, output_loading_info=True, device_map=None if device.startswith("cpu") else device,
+            low_cpu_mem_usage=True, output_loading_info=True, **where,
         )
     except SafetensorError as error:
         raise Damaged(f"{checkpoint}'s weights cannot be read ({_line(error)}). Verify and pull it again.") from None
@@ -163,6 +158,8 @@ def _network(checkpoint: str, folder: Path, dtype: Dtype, device: str, kind: Kin
     absent = sorted(k for k in report["missing_keys"] if kind != "embed" or not k.startswith("pooler."))
     if absent:  # transformers would go on with random numbers in their place
         raise Damaged(f"{checkpoint} lacks {len(absent)} of its tensors ({', '.join(absent[:3])} ...). Push a whole checkpoint again.")
+    if split.is_split(device):
+        split.require_begun(checkpoint, network, device, room_bytes)
     return network.eval().requires_grad_(False)
 
 

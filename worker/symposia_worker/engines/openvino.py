@@ -6,28 +6,25 @@ done by the same exported model in a loop of ours.
 
 from __future__ import annotations
 
-import ctypes
-import gc
-import json
 import logging
 import os
-import sys
 import time
 from collections.abc import Mapping
 from collections.abc import Sequence as Events
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
 from symposia_shared.errors import BadInput, Damaged, Unavailable
-from symposia_worker.engines.admission import Admission, told
+from symposia_worker.engines.admission import Admission, capabilities_of, told
+from symposia_worker.engines.form import ServedForm, read_form
+from symposia_worker.engines.loading import return_memory
 from symposia_worker.engines.paged import BLOCK_TOKENS, Paged, Piece
 from symposia_worker.engines.protocol import Event, Failed, Generate, Load, Loaded, Mode, cause_of
 from symposia_worker.engines.runtime import MODEL_BIN, MODEL_XML, cache_bytes_per_token
 from symposia_worker.engines.scoring import Options
 from symposia_worker.engines.sequence import Reading, Sequence
 from symposia_worker.engines.stateful import Stateful
-from symposia_worker.families import Family, Renderer, family_of
 
 log = logging.getLogger("symposia.engine")
 
@@ -44,22 +41,9 @@ _POOL_SHARE, _POOL_CONTEXTS = 0.5, 16
 _STATES_SHARE = 0.5
 
 
-@dataclass(frozen=True, slots=True)
-class _Served:
-    """What admission looks at, by the names of ``loading.Model``."""
-
-    checkpoint: str
-    model_type: str
-    renderer: Renderer
-    #: the model's own, cut to what the pool holds: tokens of prompt and completion together
-    context: int
-    #: ids from there on are not its tokenizer's, or not in its embedding
-    embeddings: int
-
-
 @dataclass(slots=True)
 class _Resident:
-    served: _Served
+    served: ServedForm
     admission: Admission
     folder: Path
     mode: Mode
@@ -119,6 +103,9 @@ class OpenVINOEngine:
     def load(self, order: Load) -> Loaded:
         """Load and keep a form. Raises BadInput or Damaged."""
         began = time.monotonic()
+        if order.base is not None:
+            raise BadInput(f"{order.checkpoint} is a LoRA adapter of {order.base.checkpoint}, and the engine openvino serves none.", field="engine",
+                           value="openvino", remedy="Serve it with --engine torch, or merge it into its base and export that.")
         if order.checkpoint not in self._residents:
             if order.folder is None:
                 raise BadInput(f"{order.checkpoint} has no folder.", field="folder", remedy="Pull it first.")
@@ -129,16 +116,13 @@ class OpenVINOEngine:
         if not (folder / MODEL_XML).is_file() or not (folder / MODEL_BIN).is_file():
             raise BadInput(f"{checkpoint} has no exported form in {folder}.", field="folder",
                            remedy="Export it with `symposia models export`, or serve it with --engine torch.")
-        config = _config(checkpoint, folder)
-        family = family_of(str(config["model_type"]))
-        context = _context(checkpoint, config, family)
+        form = read_form(checkpoint, folder)
+        context = form.context
         size = (folder / MODEL_BIN).stat().st_size
         per_token = cache_bytes_per_token(folder, mode)
         parameters = size // (4 if mode == "exact" else 1)
-        renderer = Renderer(family, _tokenizer(checkpoint, folder), eos=_eos(folder, config))
         paged = self._paged(checkpoint, folder, mode, size=size, per_token=per_token, context=context, parameters=parameters)
-        served = _Served(checkpoint, str(config["model_type"]), renderer, context=min(context, paged.tokens),
-                         embeddings=min(renderer.vocabulary, int(config.get("vocab_size") or renderer.vocabulary)))
+        served = replace(form, context=min(context, paged.tokens))
         resident = _Resident(served, Admission(cast(Any, served)), folder, mode, paged, weights=size, parameters=parameters,
                              cache_bytes_per_token=per_token)
         self._try(resident)
@@ -180,7 +164,7 @@ class OpenVINOEngine:
         self._passes_before += resident.steps
         ids = resident.in_flight
         del resident
-        _return_memory()
+        return_memory()
         return [Failed(id=i, cause="throttled", message=f"{checkpoint} was unloaded; ask again.") for i in ids]
 
     # --- requests ---
@@ -339,58 +323,8 @@ def _take(s: Sequence, piece: Piece, now: float) -> None:
 
 def _loaded(resident: _Resident, seconds: float) -> Loaded:
     return Loaded(checkpoint=resident.served.checkpoint, bytes=resident.bytes, seconds=round(seconds, 3), context=resident.served.context,
-                  instruct=resident.served.renderer.instruct, capabilities=resident.admission.capabilities,
+                  instruct=resident.served.renderer.instruct, capabilities=capabilities_of("generate", resident.served.renderer),
                   family=resident.served.model_type, parameters=resident.parameters, cache_bytes_per_token=resident.cache_bytes_per_token)
-
-
-def _config(checkpoint: str, folder: Path) -> dict[str, Any]:
-    try:
-        config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        _ = config["model_type"]
-    except (OSError, ValueError, KeyError) as error:
-        raise Damaged(f"{checkpoint}'s config.json cannot be read ({_line(error)}). Export it again.") from None
-    return config
-
-
-def _context(checkpoint: str, config: Mapping[str, Any], family: Family) -> int:
-    """Tokens of prompt and completion together. Rope that changes with the sequence's length is exact within the length it was trained with."""
-    length = next((n for name in family.context_fields if isinstance(n := config.get(name), int) and n > 0), 0)
-    if not length:
-        raise BadInput(f"{checkpoint}'s config names no context length.", field="folder", remedy="Add max_position_embeddings to it.")
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    if rope.get("rope_type", rope.get("type")) in ("dynamic", "longrope"):
-        return min(length, int(rope.get("original_max_position_embeddings") or config.get("original_max_position_embeddings") or length))
-    return length
-
-
-def _tokenizer(checkpoint: str, folder: Path) -> Any:
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # transformers raises whatever a tokenizer's files make it trip over
-        raise BadInput(f"{checkpoint} has no tokenizer that can be read here ({_line(error)}).", field="checkpoint",
-                       remedy="Push it again with its tokenizer.json; tokenizers that are code are never run.") from None
-
-
-def _eos(folder: Path, config: Mapping[str, Any]) -> list[int]:
-    """The ends that configuration and generation_config name."""
-    try:
-        generation = json.loads((folder / "generation_config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        generation = {}
-    found: set[int] = set()
-    for given in (config.get("eos_token_id"), generation.get("eos_token_id")):
-        found.update([given] if isinstance(given, int) else given or ())
-    return sorted(found)
-
-
-def _return_memory() -> None:
-    gc.collect()
-    if sys.platform == "linux":
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl has none
-        if trim is not None:
-            trim(0)
 
 
 def _line(error: BaseException) -> str:

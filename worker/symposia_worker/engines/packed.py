@@ -20,6 +20,7 @@ class PackedLinear(torch.nn.Module):
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self._packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), _ROWS)
         self.bias = linear.bias
+        self.weight = None  # T5's layers look at its dtype where there is one
 
     @property
     def packed_bytes(self) -> int:

@@ -107,7 +107,10 @@ class Paged:
 
     def _config(self, sampling: Sampling, *, max_new: int, stop_ids: Iterable[int]) -> Any:
         config = self._genai.GenerationConfig()
-        config.max_new_tokens, config.ignore_eos, config.stop_token_ids = max_new, False, set(stop_ids)
+        ends = set(stop_ids)
+        # of a model without an end of its own it would take -1, and refuse that; where nothing ends an answer the id given is ignored
+        end = min(ends, default=0)
+        config.max_new_tokens, config.ignore_eos, config.stop_token_ids, config.eos_token_id = max_new, not ends, ends | {end}, end
         config.logprobs = 1  # of the chosen token, by the model's own distribution
         config.repetition_penalty = sampling.repetition_penalty
         if sampling.temperature > 0:

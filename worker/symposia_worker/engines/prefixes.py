@@ -109,6 +109,13 @@ class Prefixes:
         for key in reversed(path):
             self._blocks.move_to_end(key)
 
+    def blocks_shared(self, one: Ids[int], other: Ids[int]) -> int:
+        """Tokens of the whole blocks that two prompts begin with."""
+        same = 0
+        while same + self.block <= min(len(one), len(other)) and one[same : same + self.block] == other[same : same + self.block]:
+            same += self.block
+        return same
+
     def shrink(self, most_bytes: float) -> None:
         """Give up blocks until they take at most ``most_bytes``."""
         while self._blocks and self.bytes > most_bytes:

@@ -33,6 +33,7 @@ from symposia_worker.engines.protocol import (
     Cancel,
     Cancelled,
     Command,
+    Done,
     Engine,
     Event,
     Failed,
@@ -81,6 +82,8 @@ class Loop:
         self.device, self._commands, self._send = device, commands, send
         self._engines: dict[str, Engine] = {"scripted": ScriptedEngine()}
         self._home: dict[str, str] = {}  # the engine's name by checkpoint
+        self._called: dict[str, str] = {}  # the engine and its precision by checkpoint
+        self._made_by: dict[str, str] = {}  # the same by request in flight
         self._pulse_due = 0.0
         self._steps_s: deque[float] = deque(maxlen=RECENT_STEPS)
         self._settled = False
@@ -144,7 +147,7 @@ class Loop:
             message = f"{order.checkpoint} cannot be loaded: {_short(error)}"
             self._tell([RefusedLoad(checkpoint=order.checkpoint, cause=cause, message=message)])
         else:
-            self._home[order.checkpoint] = name
+            self._home[order.checkpoint], self._called[order.checkpoint] = name, called(name, order)
             self._share_memory()
             held = engine.held.get(order.checkpoint, 0) if isinstance(engine, Budgeted) else 0
             self._tell([loaded.model_copy(update={"held_bytes": max(held, loaded.bytes)})])
@@ -189,6 +192,7 @@ class Loop:
             if engine is None:
                 raise Unavailable(f"{request.checkpoint} is not resident on {self.device.name}; load it, then ask again.")
             engine.admit(request)
+            self._made_by[request.id] = self._called.get(request.checkpoint, "scripted")
         except Exception as error:  # the seam: a request, however shaped, fails alone
             if not isinstance(error, SymposiaError):
                 log.exception("request %s was not admitted", request.id)
@@ -224,9 +228,22 @@ class Loop:
                           longest_step_s=max(self._steps_s, default=0.0))])
 
     def _tell(self, events: Iterable[Event]) -> None:
-        lines = b"".join(map(encode, events))
+        lines = b"".join(encode(self._signed(event)) for event in events)
         if lines:
             self._send(lines)
+
+    def _signed(self, event: Event) -> Event:
+        """A completion says what made it."""
+        if not isinstance(event, Done | Failed | Cancelled):
+            return event
+        made_by = self._made_by.pop(event.id, "")
+        return event.model_copy(update={"completion": event.completion.model_copy(update={"engine": made_by})}) if isinstance(event, Done) else event
+
+
+def called(engine: str, order: Load) -> str:
+    """What a completion names as its maker: the engine, and the precision where it has a choice of them."""
+    precision = {"torch": order.dtype, "openvino": order.mode}.get(engine)
+    return engine if precision is None else f"{engine} {precision}"
 
 
 def die_with_parent() -> None:

@@ -16,7 +16,7 @@ from pydantic import Field, TypeAdapter
 from symposia_shared.errors import BadInput, PromptTooLong, Unavailable
 from symposia_shared.prompts import Message, Sampling
 from symposia_shared.turns import Cause, Completion, Want
-from symposia_shared.values import Kinded
+from symposia_shared.values import Kinded, Value
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 
@@ -33,6 +33,13 @@ TEST_PREFIX = "test/"
 PULSE_EVERY_S = 0.5
 
 
+class Base(Value):
+    """The checkpoint an adapter goes on from, and where its verified files lie."""
+
+    checkpoint: str
+    folder: str
+
+
 class Load(Kinded):
     """Make a checkpoint resident."""
 
@@ -44,10 +51,12 @@ class Load(Kinded):
     #: the engine that is to run it
     engine: str = "torch"
     mode: Mode = "exact"
+    #: of an adapter: its base, which is loaded with it where it is not resident, and stays while any adapter of it does
+    base: Base | None = None
 
 
 class Unload(Kinded):
-    """Give a checkpoint's memory back. Turns it still had fail as ``throttled``."""
+    """Give a checkpoint's memory back. Turns it still had fail as ``throttled``. A base's weights stay while an adapter of it is resident."""
 
     kind: Literal["unload"] = "unload"
     checkpoint: str

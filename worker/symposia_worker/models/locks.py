@@ -27,6 +27,25 @@ def locked(path: Path) -> Iterator[None]:
 
 
 @contextmanager
+def waiting_lock(path: Path, want: Path | None = None) -> Iterator[None]:
+    """As ``locked``; whoever is there meanwhile can see by ``want`` that somebody waits."""
+    lock = open_lock(path)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            waits = hold_shared(want) if want is not None else None
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            finally:
+                if waits is not None:
+                    os.close(waits)
+        yield
+    finally:
+        os.close(lock)
+
+
+@contextmanager
 def try_locked(path: Path) -> Iterator[bool]:
     """Whether nobody else is at ``path``; if so, alone there meanwhile."""
     lock = open_lock(path)

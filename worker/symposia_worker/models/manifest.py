@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, NamedTuple, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -32,9 +32,29 @@ def _safe_path(path: str) -> str:
 SafePath = Annotated[str, AfterValidator(_safe_path)]
 
 
+#: A digest is kept of every so many bytes of a file: what was cut off goes on, and what is damaged is found, at the next of them.
+RANGE_BYTES = 8 * 1024 * 1024
+
+
 def manifest_key(model: str) -> str:
     """The S3 key of the manifest of ``model``; it is written last, so its being there means that the checkpoint is whole."""
     return f"models/{model}/manifest.json"
+
+
+class Ranges(Value):
+    """The digests of a file's ranges, one after another; the last may be shorter."""
+
+    #: of one range; that many times the downloads at once are held in memory
+    bytes: int = Field(ge=4_096, le=64 * 1024 * 1024)
+    sha256: tuple[Sha256, ...]
+
+
+class Span(NamedTuple):
+    """One range of a file. ``sha256`` is None where the manifest has none for it."""
+
+    start: int
+    length: int
+    sha256: str | None
 
 
 class StoredFile(Value):
@@ -44,6 +64,41 @@ class StoredFile(Value):
     #: bytes
     size: int = Field(ge=0)
     sha256: Sha256
+    #: None: it is one range, or it was stored before ranges were
+    ranges: Ranges | None = None
+
+    @model_validator(mode="after")
+    def _covered(self) -> Self:
+        if self.ranges is not None and len(self.ranges.sha256) != -(-self.size // self.ranges.bytes):
+            raise ValueError(f"{self.path!r} of {self.size} bytes has {len(self.ranges.sha256)} ranges of {self.ranges.bytes} bytes.")
+        return self
+
+    @classmethod
+    def of(cls, folder: Path, path: str) -> Self:
+        """The file at ``path`` under ``folder``, read once."""
+        whole, parts, size = hashlib.sha256(), [], 0
+        with within(folder, path).open("rb") as file:
+            while block := file.read(RANGE_BYTES):
+                whole.update(block)
+                parts.append(hashlib.sha256(block).hexdigest())
+                size += len(block)
+        ranges = Ranges(bytes=RANGE_BYTES, sha256=tuple(parts)) if size > RANGE_BYTES else None
+        return cls(path=path, size=size, sha256=whole.hexdigest(), ranges=ranges)
+
+    @property
+    def spans(self) -> tuple[Span, ...]:
+        """Its ranges in order; none for an empty file."""
+        step = self.ranges.bytes if self.ranges else RANGE_BYTES
+        digests: tuple[str | None, ...] = (self.sha256,) if self.size <= step else (None,) * -(-self.size // step)
+        if self.ranges is not None:
+            digests = self.ranges.sha256
+        starts = range(0, self.size, step)
+        return tuple(Span(start, min(step, self.size - start), digest) for start, digest in zip(starts, digests, strict=False))
+
+    @property
+    def by_range(self) -> bool:
+        """Whether each of its ranges can be verified by itself."""
+        return all(span.sha256 is not None for span in self.spans)
 
 
 def revision_of(files: Iterable[StoredFile]) -> str:

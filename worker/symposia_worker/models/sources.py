@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -13,6 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from symposia_shared.catalogue import HubSource, PackageSource, Part
 from symposia_shared.errors import BadInput, Damaged, SymposiaError, Unavailable, UnknownModel
+from symposia_shared.kinds import WHY_NOT, Kind, kind_of_files, kind_of_task
 from symposia_worker.models.store import Progress
 
 _BLOCK = 1024 * 1024
@@ -131,20 +133,50 @@ class _Member:
 def fetch_hub(source: HubSource, folder: Path, *, progress: Progress) -> HubSource:
     """Download ``source``'s weights, tokenizer and configuration into ``folder``; the source pinned to the commit that was read.
 
-    Pickled weights come along where it has no others.
-    Raises UnknownModel where the hub has no such repository, Unavailable where it cannot be reached or is switched off.
+    Pickled weights come along where it has no others. Where HF_HUB_OFFLINE is set nothing is asked, and the hub's own cache (HF_HOME) is read.
+    Raises UnknownModel where the hub has no such repository, Unavailable where it cannot be reached or is switched off, BadInput for
+    one whose kind cannot be loaded here.
     """
-    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub import HfApi, constants, snapshot_download
 
+    if constants.HF_HUB_OFFLINE:
+        return _from_hub_cache(source, folder, progress=progress)
     try:
         progress(f"asking the hub for {source.repo}", 0, 0)
         told = HfApi().model_info(source.repo, revision=source.revision, timeout=20)
         commit, names = str(told.sha), [sibling.rfilename for sibling in told.siblings or ()]
+        require_kind(source.repo, kind_of_task(told.pipeline_tag or ""))
+        require_kind(source.repo, kind_of_files(names, ""))
         progress(f"fetching {source.repo}@{commit[:12]}", 0, 0)
         snapshot_download(source.repo, revision=commit, local_dir=folder, allow_patterns=wanted_files(names), max_workers=4)
+    except SymposiaError:
+        raise
     except Exception as error:
         raise _hub_error(source, error) from error
     return HubSource(repo=source.repo, revision=commit)
+
+
+def require_kind(model: str, kind: Kind) -> None:
+    """Raises BadInput where checkpoints of this kind cannot be loaded here."""
+    if kind in WHY_NOT:
+        why, remedy = WHY_NOT[kind]
+        raise BadInput(f"{model} is of the kind {kind}: {why}", field="kind", value=kind, remedy=remedy)
+
+
+def _from_hub_cache(source: HubSource, folder: Path, *, progress: Progress) -> HubSource:
+    """What the hub's client has downloaded before on this machine."""
+    from huggingface_hub import errors, snapshot_download
+
+    progress(f"reading {source.repo} from the hub's cache on this machine", 0, 0)
+    try:
+        snapshot = Path(snapshot_download(source.repo, revision=source.revision, local_files_only=True))
+    except Exception as error:
+        raise _hub_error(source, errors.OfflineModeIsEnabled(str(error))) from error
+    names = [p.relative_to(snapshot).as_posix() for p in snapshot.rglob("*") if p.is_file()]
+    for name in wanted_files(names):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(snapshot / name, folder / name)
+    return HubSource(repo=source.repo, revision=snapshot.name)
 
 
 def wanted_files(names: Sequence[str]) -> list[str]:
@@ -178,6 +210,7 @@ def _hub_error(source: HubSource, error: Exception) -> SymposiaError:
         return UnknownModel(f"the hub has no {source.repo} at {source.revision}.", field="model", value=source.repo,
                             remedy="Check the name and the revision; for a private one set HF_TOKEN.")
     if isinstance(error, errors.OfflineModeIsEnabled):
-        return Unavailable(f"{source.repo} lies on the hub, and HF_HUB_OFFLINE is set. Unset it, or {instead}.")
+        return Unavailable(f"{source.repo} lies on the hub, and HF_HUB_OFFLINE is set, and the hub's cache on this machine "
+                           f"does not have it at {source.revision}. Unset it, or {instead}.")
     return Unavailable(f"the hub cannot be reached for {source.repo}: {type(error).__name__}: {said}. "
                        f"Check the network or HF_ENDPOINT, or {instead}.")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -12,11 +13,12 @@ from typing import Protocol
 from pydantic import TypeAdapter, ValidationError
 
 from symposia_shared.catalogue import CheckpointId, Facts
-from symposia_shared.errors import BadInput, Damaged, UnknownModel
+from symposia_shared.errors import BadInput, Conflict, Damaged, Unavailable, UnknownModel
 from symposia_shared.store import Head, Store
 from symposia_worker.models.download import download
-from symposia_worker.models.manifest import Manifest, StoredFile, manifest_key, sha256_of, within
-from symposia_worker.models.weights import checkpoint_files, form_files
+from symposia_worker.models.index import Index, Rows, stored_row
+from symposia_worker.models.manifest import Manifest, StoredFile, manifest_key, within
+from symposia_worker.models.weights import adapter_files, checkpoint_files, form_files
 
 _ID: TypeAdapter[str] = TypeAdapter(CheckpointId)
 _MANIFEST = re.compile(r"models/(?P<id>.+)/manifest\.json")
@@ -56,6 +58,7 @@ class ModelStore:
 
     def __init__(self, store: Store) -> None:
         self.store = store
+        self.index = Index(store)
 
     def push(self, folder: Path, model: str, *, facts: Facts, progress: Progress = silent) -> Manifest:
         """Store the checkpoint in ``folder`` as ``model``: its files, then its manifest. Pushing the same again changes nothing.
@@ -64,23 +67,31 @@ class ModelStore:
         that arrived. Raises BadInput where a file changes meanwhile.
         """
         checkpoint_id(model)
-        paths = form_files(folder) if facts.form_of else checkpoint_files(folder)
+        listed = form_files if facts.form_of else adapter_files if facts.adapter_of else checkpoint_files
+        paths = listed(folder)
         before = {p: _stamp(folder / p) for p in paths}
         total = sum(size for size, _ in before.values())
         done, files = 0, []
         for path in paths:
             progress(f"reading {path}", done, total)
-            files.append(StoredFile(path=path, size=before[path][0], sha256=sha256_of(within(folder, path))))
+            files.append(StoredFile.of(folder, path))
             done += before[path][0]
         manifest = Manifest.of(model, files, facts=facts)
         if self.sound(model) == manifest:
             return manifest
-        self._send(folder, manifest, progress=progress)
-        if changed := [p for p in paths if _stamp(folder / p) != before[p]]:
+        with self.index.changing(model):
+            self._send(folder, manifest, progress=progress)
+            self._finish(folder, manifest, before)
+        return manifest
+
+    def _finish(self, folder: Path, manifest: Manifest, before: Mapping[str, tuple[int, int]]) -> None:
+        if changed := [p for p in before if _stamp(folder / p) != before[p]]:
             raise BadInput(f"{folder / changed[0]} was changed while it was being pushed.", field="folder", value=str(folder),
                            remedy="Push again when nobody writes there.")
-        self.store.put(manifest_key(model), manifest.sealed())
-        return manifest
+        self.store.put(manifest_key(manifest.id), manifest.sealed())
+        self.index.note(manifest)
+        # what lay there already may have been old enough to be collected before the manifest named it
+        self._send(folder, manifest, progress=silent)
 
     def _send(self, folder: Path, manifest: Manifest, *, progress: Progress) -> None:
         done = 0
@@ -119,8 +130,28 @@ class ModelStore:
         return found
 
     def list(self) -> Listing:
-        """All stored checkpoints; one whose manifest is damaged does not hide the others."""
+        """All stored checkpoints, each manifest read; one that is damaged does not hide the others."""
         ids = sorted(m["id"] for key in self.store.keys("models/") if (m := _MANIFEST.fullmatch(key)) and _is_id(m["id"]))
+        return self._listing(ids)
+
+    def listed(self) -> tuple[Rows, tuple[Damaged, ...]]:
+        """What the index knows of each checkpoint, by id, and why some cannot be read. Thousands take a few requests.
+
+        Where a change was cut off the manifest is read; a store without an index gets one.
+        """
+        known = self.index.listed()
+        if not known.complete:
+            found = self.list()
+            with suppress(Unavailable, Conflict):  # whoever may only read gets the rows all the same
+                self.index.rebuild(lambda: found.checkpoints)
+            return {**known.rows, **{m.id: {**known.rows.get(m.id, {}), "stored": stored_row(m)} for m in found.checkpoints}}, found.damaged
+        read = self._listing(sorted(m for m in known.unsure if _is_id(m)))
+        rows = {model: row if model not in known.unsure else {k: v for k, v in row.items() if k == "entry"} for model, row in known.rows.items()}
+        for manifest in read.checkpoints:
+            rows[manifest.id] = {**rows.get(manifest.id, {}), "stored": stored_row(manifest)}
+        return {model: row for model, row in sorted(rows.items()) if row}, read.damaged
+
+    def _listing(self, ids: Sequence[str]) -> Listing:
         with ThreadPoolExecutor(16) as threads:
             read = [*threads.map(self._read, ids)]
         return Listing(tuple(m for m in read if isinstance(m, Manifest)), tuple(m for m in read if isinstance(m, Damaged)))
@@ -132,16 +163,22 @@ class ModelStore:
             return damaged
 
     def remove(self, model: str) -> int:
-        """Remove ``model``, its manifest first and with all its revisions; how many objects that were. Raises UnknownModel."""
+        """Remove ``model``, its manifest first and with all its revisions; how many objects that were. Raises UnknownModel.
+
+        What is only registered is forgotten.
+        """
         checkpoint_id(model)
         prefix = f"models/{model}/"
         keys = [k for k in self.store.keys(prefix) if _REVISION.fullmatch(k.removeprefix(prefix).split("/")[0])]
         present = self.store.head(manifest_key(model)) is not None
-        if not present and not keys:
+        known = False
+        if not present and not keys and not (known := self.index.forget(model, entry=True)):
             self.require(model)
-        self.store.delete(manifest_key(model))
+        with self.index.changing(model):
+            self.store.delete(manifest_key(model))
+            self.index.forget(model)
         _in_parallel(self.store.delete, keys)
-        return len(keys) + present
+        return len(keys) + (present or known)
 
     def verify(self, model: str, *, progress: Progress = silent) -> Manifest:
         """Read every byte of ``model`` and compare with its manifest. Raises Damaged naming the first file that differs."""
@@ -152,6 +189,14 @@ class ModelStore:
             download(self.store, manifest.key(file), file, to=None)
             done += file.size
         return manifest
+
+
+def checkpoint_of(key: str) -> str | None:
+    """The id of the checkpoint an object belongs to; None where it is none of a checkpoint's."""
+    segments = key.split("/")
+    at = next((n for n, s in enumerate(segments) if _REVISION.fullmatch(s)), len(segments) - 1)
+    model = "/".join(segments[1:at])
+    return model if segments[0] == "models" and _is_id(model) else None
 
 
 def _is_id(name: str) -> bool:

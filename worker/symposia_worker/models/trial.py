@@ -7,6 +7,8 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -40,28 +42,43 @@ def probe(folder: Path, name: str, *, untrained: bool = False) -> Found:
 
     ``untrained``: bits per byte are measured and not judged.
     """
-    return _run("probe", str(folder), json.dumps({"untrained": untrained}), name=name)
+    return _run("probe", str(folder), json.dumps({"untrained": untrained}), name=name, read=[folder])
 
 
 def convert(folder: Path, into: Path, name: str, *, without_template: bool = False, untrained: bool = False) -> Found:
     """Write the published ``folder`` plainly to ``into``, and what it is found to be then. Raises BadInput where it is refused."""
     options = {"without_template": without_template, "untrained": untrained}
-    return _run("convert", str(folder), str(into), json.dumps(options), name=name)
+    return _run("convert", str(folder), str(into), json.dumps(options), name=name, read=[folder], write=into)
 
 
 def convert_gguf(file: Path, folder: Path, name: str) -> Found:
     """Write the GGUF ``file`` to ``folder`` as safetensors with its tokenizer, checked. Raises BadInput where it is refused."""
-    return _run("gguf", str(file), str(folder), name=name)
+    return _run("gguf", str(file), str(folder), name=name, read=[file.parent], write=folder)
 
 
-def _run(module: Literal["probe", "convert", "gguf"], *arguments: str, name: str) -> Found:
-    child = f"symposia_worker.families.{module}"
+def adapter(folder: Path, base: Path, name: str, *, untrained: bool = False) -> Found:
+    """What the LoRA adapter in ``folder`` is over the checkpoint in ``base``. Raises BadInput where it is refused."""
+    return _run("adapter_trial", str(folder), str(base), json.dumps({"untrained": untrained}), name=name, read=[folder, base])
+
+
+def _run(module: Literal["probe", "convert", "gguf", "adapter_trial"], *arguments: str, name: str, read: Sequence[Path], write: Path | None = None) -> Found:
+    with tempfile.TemporaryDirectory(prefix="symposia-trial-") as scratch:
+        writable = [Path(scratch), *([write] if write else [])]
+        return _confined(f"symposia_worker.families.{module}", arguments, name=name, read=read, writable=writable)
+
+
+def _confined(child: str, arguments: Sequence[str], *, name: str, read: Sequence[Path], writable: Sequence[Path]) -> Found:
+    """Run ``child`` where the kernel lets it write only to ``writable``, read only Python, its libraries and ``read``, and open no socket."""
+    scratch = str(writable[0])
     environment = {key: os.environ[key] for key in _PASSED if key in os.environ}
     environment |= {"OMP_NUM_THREADS": str(min(4, os.cpu_count() or 1)), "OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false",
                     "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+    environment |= {"TMPDIR": scratch, "HOME": scratch, "HF_HOME": scratch, "XDG_CACHE_HOME": scratch}
+    bounds = json.dumps({"read": [str(p.resolve()) for p in read], "write": [str(p.resolve()) for p in writable]})
+    command = [sys.executable, "-m", "symposia_worker.models.confinement", bounds, child, *arguments]
     try:
-        done = subprocess.run([sys.executable, "-m", child, *arguments], env=environment, stdin=subprocess.DEVNULL, capture_output=True,
-                              text=True, errors="replace", timeout=_LIMIT_S, check=False)
+        done = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=_LIMIT_S,
+                              check=False)
     except subprocess.TimeoutExpired:
         hours = f"{_LIMIT_S / 3600:.0f} hours"
         raise Unavailable(f"trying {name} took more than {hours} and was stopped. Try again on a faster machine.") from None

@@ -52,6 +52,14 @@ def form_files(folder: Path) -> list[str]:
     return kept
 
 
+def adapter_files(folder: Path) -> list[str]:
+    """Paths under ``folder`` of the files that make a LoRA adapter, in order: its two, its tokenizer's, and what explains it."""
+    kept = sorted(p.name for p in folder.iterdir() if p.is_file() and not p.name.startswith(".") and _is_kept(p.name))
+    for path in kept:
+        within(folder, path)
+    return [path for path in kept if not path.endswith(".safetensors") or path == "adapter_model.safetensors"]
+
+
 def checkpoint_files(folder: Path) -> list[str]:
     """Paths under ``folder`` of the files that make the checkpoint, in order. Raises BadInput.
 

@@ -9,12 +9,13 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from symposia.api import schemas
-from symposia.api.asking import caller, desk_of, json_body
+from symposia.api.asking import caller, desk_of, json_body, webhook_of
 from symposia.api.naming import read
 from symposia.api.streaming import stream_prompts, stream_team
+from symposia.api.tenancy import once_in, told_again
 from symposia_shared.openai.chunks import Chunks
 from symposia_shared.openai.collaborations import Asked, collaboration_body
-from symposia_shared.openai.replies import answer_body
+from symposia_shared.openai.replies import answer_body, reused_in
 
 
 async def chat(request: Request) -> Response:
@@ -29,20 +30,26 @@ async def text(request: Request) -> Response:
 
 async def _complete(request: Request, endpoint: str) -> Response:
     key, desk = await caller(request), desk_of(request)
-    asked = await read(desk, key, endpoint, await json_body(request))
+    body = await json_body(request)
+    webhook = webhook_of(request, body)
+    asked = await read(desk, key, endpoint, body)
     wanted = asked.request if isinstance(asked, Asked) else asked
     # the id of an answer is not that of its job: a request may have several
     chunks = Chunks(wanted, request.scope["request_id"].removeprefix("req_"), int(time.time()))
+    once = once_in(request, key, endpoint, body, chunks)
     if wanted.stream:
-        return await (stream_team(desk, key, asked, chunks) if isinstance(asked, Asked) else stream_prompts(desk, key, asked, chunks))
+        if isinstance(asked, Asked):
+            return await stream_team(desk, key, asked, chunks, request=request, once=once, webhook=webhook)
+        return await stream_prompts(desk, key, asked, chunks, request=request, once=once, webhook=webhook)
     jobs = [asked.job] if isinstance(asked, Asked) else asked.jobs
-    ids = desk.new_ids(len(jobs))
-    results = await desk.answers(await desk.submit(key, jobs, ids), request)
+    submitted = await desk.ask(key, jobs, desk.new_ids(len(jobs)), once=once, request=request, webhook=webhook)
+    ids, chunks = [h.job_id for h in submitted.handles], told_again(chunks, submitted.before)
+    results = await desk.answers(submitted.handles, request, keep=once is not None)
     if isinstance(asked, Asked):
         return JSONResponse(collaboration_body(wanted, results[0], id=chunks.id, created=chunks.created))
     completions = [r.completion for r in results if r.completion is not None]
-    body: dict[str, Any] = answer_body(wanted, completions, id=chunks.id, created=chunks.created)
-    return JSONResponse({**body, "symposia": {"job_id": ids[0], "job_ids": ids}})
+    told: dict[str, Any] = answer_body(wanted, completions, id=chunks.id, created=chunks.created)
+    return JSONResponse({**told, "symposia": {"job_id": ids[0], "job_ids": ids, **reused_in(completions)}})
 
 
 router = APIRouter()

@@ -10,19 +10,26 @@ from fastapi.responses import JSONResponse, Response
 from symposia.api import schemas
 from symposia.api.asking import caller, desk_of, json_body
 from symposia.api.naming import read
+from symposia.api.tenancy import once_in, told_again
+from symposia_shared.openai.chunks import Chunks
 from symposia_shared.openai.collaborations import Asked
-from symposia_shared.openai.replies import answer_body
+from symposia_shared.openai.replies import answer_body, reused_in
 
 
 async def embed(request: Request) -> Response:
     """A vector for each text."""
     key, desk = await caller(request), desk_of(request)
-    asked = await read(desk, key, "/v1/embeddings", await json_body(request))
+    body = await json_body(request)
+    asked = await read(desk, key, "/v1/embeddings", body)
     assert not isinstance(asked, Asked)  # noqa: S101 - a collaboration is refused at this path
-    ids = desk.new_ids(1)
-    (result,) = await desk.answers(await desk.submit(key, asked.jobs, ids), request)
+    chunks = Chunks(asked, request.scope["request_id"].removeprefix("req_"), int(time.time()))
+    once = once_in(request, key, "/v1/embeddings", body, chunks)
+    submitted = await desk.ask(key, asked.jobs, desk.new_ids(1), once=once, request=request)
+    (result,) = await desk.answers(submitted.handles, request, keep=once is not None)
     completions = [result.completion] if result.completion is not None else []
-    return JSONResponse({**answer_body(asked, completions, id=ids[0], created=int(time.time())), "symposia": {"job_id": ids[0], "job_ids": ids}})
+    ids, chunks = [h.job_id for h in submitted.handles], told_again(chunks, submitted.before)
+    answer = answer_body(asked, completions, id=chunks.id, created=chunks.created)
+    return JSONResponse({**answer, "symposia": {"job_id": ids[0], "job_ids": ids, **reused_in(completions)}})
 
 
 router = APIRouter()

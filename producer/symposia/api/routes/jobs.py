@@ -1,4 +1,4 @@
-"""``/v1/jobs/{id}``: a job as it stands, with its transcript once it has ended; and its end by request."""
+"""``/v1/jobs/{id}``: a job as it stands, with its transcript once it has ended; its end by request; its erasure."""
 
 from __future__ import annotations
 
@@ -32,21 +32,29 @@ async def cancel_job(request: Request, job_id: str) -> Response:
     return JSONResponse(await asyncio.to_thread(_cancelled, desk, key, job_id))
 
 
+async def delete_job(request: Request, job_id: str) -> Response:
+    """Erase every copy of a job, and say what was erased. One in flight is cancelled first."""
+    key, desk = await caller(request), desk_of(request)
+    await asyncio.to_thread(check_tenant, desk, key, job_id)
+    erased = await asyncio.to_thread(desk.client.delete, job_id)
+    return JSONResponse({"id": job_id, "object": "symposia.job", "deleted": True, "erased": erased.copies})
+
+
 def _view(desk: Desk, key: ApiKey, job_id: str) -> dict[str, Any]:
-    _check_tenant(desk, key, job_id)
+    check_tenant(desk, key, job_id)
     standing = status(desk.client.ledger, desk.client.archive, job_id)
     result = desk.client.archive.result(job_id) if standing.ended else None
     return _body(job_id, standing.state, result) | {"round": standing.round, "waiting_for": list(standing.waiting_for)}
 
 
 def _cancelled(desk: Desk, key: ApiKey, job_id: str) -> dict[str, Any]:
-    _check_tenant(desk, key, job_id)
+    check_tenant(desk, key, job_id)
     desk.client.cancel(job_id)
     return _view(desk, key, job_id)
 
 
-def _check_tenant(desk: Desk, key: ApiKey, job_id: str) -> None:
-    """Raises HttpFault 404 for a job that is not the tenant's, as for one that is not there."""
+def check_tenant(desk: Desk, key: ApiKey, job_id: str) -> None:
+    """Whether a tenant may see a job. Raises HttpFault 404 for a job that is not the tenant's, as for one that is not there."""
     try:
         tags = _tags(desk, checked_id(job_id))
     except BadInput:
@@ -74,5 +82,5 @@ def _body(job_id: str, state: str, result: Result | None) -> dict[str, Any]:
 
 router = APIRouter()
 router.add_api_route("/v1/jobs/{job_id}", get_job, methods=["GET"], tags=["jobs"], openapi_extra=schemas.KEYED)
-router.add_api_route("/v1/jobs/{job_id}", cancel_job, methods=["DELETE"], tags=["jobs"], openapi_extra=schemas.KEYED, operation_id="delete_job")
+router.add_api_route("/v1/jobs/{job_id}", delete_job, methods=["DELETE"], tags=["jobs"], openapi_extra=schemas.KEYED)
 router.add_api_route("/v1/jobs/{job_id}/cancel", cancel_job, methods=["POST"], tags=["jobs"], openapi_extra=schemas.KEYED, operation_id="cancel_job")

@@ -12,12 +12,14 @@ local function ready(queue) return P .. 'ready:' .. queue end
 -- A turn's state: 'w' follows others that have not ended | 'q' queued | 'l:FENCE' leased | 'q:FENCE' queued again after its lease was lost | 'd:FENCE' recorded | 'x' never will be | 'b' backs off before it is tried again
 -- A queue is claimed in the order of its scores: when a turn was queued, less for an interactive job and more for a batch; and each turn
 -- further back in its party's line counts as STEP later, so that many turns of one party do not keep out the one turn of another.
--- The party is the job's first tag, else the job. What is queued again after a kill has had its place in the line.
+-- The party is the job's first tag, else the job; its batches are a party of their own, so that no line of a batch stands before what somebody
+-- of that party waits for. What is queued again after a kill has had its place in the line.
+local function party(class, tags) return cjson.decode(tags)[1] .. (class == 'batch' and '|batch' or '') end
 local STEP, CLASS = 20000, {interactive = -30000, batch = 600000}
 local function enqueue(job, r, i, queue, state)
   local v = redis.call('HMGET', J(job), 'pr', 'tg')
   local line = state == 'q' and tonumber(i) or 0
-  if v[2] then line = redis.call('HINCRBY', P .. 'line:' .. queue, cjson.decode(v[2])[1], 1) - 1 end
+  if v[2] then line = redis.call('HINCRBY', P .. 'line:' .. queue, party(v[1], v[2]), 1) - 1 end
   if state ~= 'q' then line = 0 end
   redis.call('HSET', J(job), 't:' .. r .. ':' .. i, state)
   redis.call('ZADD', ready(queue), now + (CLASS[v[1] or ''] or 0) + line * STEP, M(job, r, i))
@@ -26,8 +28,8 @@ end
 
 local function dequeue(job, r, i, queue)
   if redis.call('ZREM', ready(queue), M(job, r, i)) == 0 then return end
-  local tags = redis.call('HGET', J(job), 'tg')
-  if tags then redis.call('HINCRBY', P .. 'line:' .. queue, cjson.decode(tags)[1], -1) end
+  local v = redis.call('HMGET', J(job), 'pr', 'tg')
+  if v[2] then redis.call('HINCRBY', P .. 'line:' .. queue, party(v[1], v[2]), -1) end
   if redis.call('EXISTS', ready(queue)) == 0 then
     redis.call('SREM', P .. 'queues', queue)
     redis.call('DEL', P .. 'line:' .. queue)

@@ -100,7 +100,7 @@ def is_endpoint(device: str) -> bool:
 def pool_name(device: str) -> str:
     """The name of a pool: ``pool-cuda-0``; on an endpoint ``pool-openai-HOST-PORT``, and its path where that is not ``/v1``."""
     if not is_endpoint(device):
-        return "pool-" + device.replace(":", "-")
+        return "pool-" + device.replace(":", "-").replace("+", "-")
     parts = urlsplit(device.removeprefix(PREFIX))
     path = parts.path.rstrip("/").removesuffix("/v1")
     return "pool-openai-" + re.sub(r"[^A-Za-z0-9._-]+", "-", parts.netloc.rpartition("@")[2] + path).strip("-")

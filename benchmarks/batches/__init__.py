@@ -1,0 +1,1 @@
+"""Batches measured on a stack of their own: ``python -m benchmarks.batches accept|lines|kills|real``."""

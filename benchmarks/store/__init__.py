@@ -1,0 +1,1 @@
+"""The model store measured: ``python -m benchmarks.store``."""

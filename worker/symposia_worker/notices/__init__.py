@@ -1,0 +1,1 @@
+"""Notices sent: webhooks posted, linked tasks enqueued."""
