@@ -27,24 +27,33 @@ def diurnal(seed: int, checkpoints: int, slots: int, rate: float) -> Trace:
 
 
 def bursty(seed: int, checkpoints: int, slots: int, rate: float) -> Trace:
-    """Each is silent for a while and then asked much: on for 15 slots on average, off for as long as makes a quarter of them be on."""
-    chance = random.Random(seed)
-    on = [chance.random() < 0.25 for _ in range(checkpoints)]
+    """Each is silent for a while and then asked much: 40 slots on average, and silent for 120, so that a quarter of them are asked at a time."""
+    return _bursts(seed, checkpoints, slots, rate, on=40, off=120)
+
+
+def crowded(seed: int, checkpoints: int, slots: int, rate: float) -> Trace:
+    """The same, but silent for 60 slots only: as many are asked at a time as ten checkpoints' device for four holds."""
+    return _bursts(seed, checkpoints, slots, rate, on=40, off=60)
+
+
+def _bursts(seed: int, checkpoints: int, slots: int, rate: float, *, on: float, off: float) -> Trace:
+    chance, share = random.Random(seed), on / (on + off)
+    asked = [chance.random() < share for _ in range(checkpoints)]
     weights: list[list[float]] = []
     for _ in range(slots):
-        on = [not o if chance.random() < (1 / 15 if o else 1 / 45) else o for o in on]
-        weights.append([1.0 if o else 0.0 for o in on])
-    return _poisson(seed + 1, slots, lambda t: weights[t], rate, of=checkpoints / 4)
+        asked = [not a if chance.random() < (1 / on if a else 1 / off) else a for a in asked]
+        weights.append([float(a) for a in asked])
+    return _poisson(seed + 1, slots, lambda t: weights[t], rate, of=checkpoints * share)
 
 
 def round_robin(seed: int, checkpoints: int, slots: int, rate: float) -> Trace:
-    """One after the other, for ever: the worst that can be done to recency."""
-    every = max(1, round(1 / rate))
-    return tuple(((t // every + seed) % checkpoints,) if t % every == 0 else () for t in range(slots))
+    """One after the other, for ever, at most one a slot, so that first-in-first-out keeps pace: the worst that can be done to recency."""
+    rate = min(rate, 1.0)
+    return tuple(tuple((n + seed) % checkpoints for n in range(round(t * rate), round((t + 1) * rate))) for t in range(slots))
 
 
 TRACES: dict[str, Callable[[int, int, int, float], Trace]] = {
-    "zipf": zipf, "uniform": uniform, "bursty": bursty, "diurnal": diurnal, "round-robin": round_robin,
+    "zipf": zipf, "uniform": uniform, "bursty": bursty, "crowded bursts": crowded, "diurnal": diurnal, "round-robin": round_robin,
 }
 
 

@@ -125,6 +125,25 @@ class BatchSettings(BaseModel):
     in_flight: int = Field(1_024, ge=1, le=10_000)
 
 
+class ResidencySettings(BaseModel):
+    """Which checkpoints a device holds, where it serves more than it can hold."""
+
+    #: seconds no turn shall wait for its checkpoint; what that promise is worth stands in ``symposia_shared.residency``
+    longest_wait_s: float = Field(30.0, gt=0.0)
+    #: seconds the oldest turn of a queue waits before a full device swaps for it; None: as long as there is time, which loads least
+    patience_s: float | None = Field(2.0, ge=0.0)
+    #: seconds after which a checkpoint nobody asks is unloaded; None: never
+    idle_ttl_s: float | None = Field(None, gt=0.0)
+    #: checkpoints that are loaded first and never evicted, beside those of ``symposia models pin``
+    pins: tuple[str, ...] = ()
+
+    @field_validator("patience_s", "idle_ttl_s", mode="before")
+    @classmethod
+    def _nothing(cls, given: object) -> object:
+        """An empty variable is None."""
+        return None if given == "" else given
+
+
 class Settings(BaseSettings):
     """``SYMPOSIA_BROKER_URL``, ``SYMPOSIA_S3__ENDPOINT_URL`` and so on; see ``load``."""
 
@@ -139,6 +158,7 @@ class Settings(BaseSettings):
     source: S3Settings | None = None
     #: whether checkpoints whose licence forbids commercial use may be added
     allow_non_commercial: bool = False
+    residency: ResidencySettings = ResidencySettings()
     webhooks: WebhookSettings = WebhookSettings()
     retention: RetentionSettings = RetentionSettings()
     batches: BatchSettings = BatchSettings()

@@ -84,3 +84,18 @@ def test_half_precision_on_a_cuda_device_passes_the_self_test_and_answers_everyb
     engine.load(Load(checkpoint="tiny", folder=str(folder), dtype="bfloat16"))
     ended = ran(engine, ["tiny"])
     assert [type(e).__name__ for e in ended] == ["Done"] * len(PROMPTS)
+
+
+def test_what_left_a_cuda_device_comes_back_from_host_memory_and_says_the_same(tmp_path: Path) -> None:
+    folder = tiny_checkpoint(tmp_path / "llama", "llama")
+    engine = TorchEngine(CUDA, 1 << 30)
+    order = Load(checkpoint="tiny", folder=str(folder))
+    first = engine.load(order)
+    said_first = {e.id: said(e.completion) for e in ran(engine, ["tiny"]) if isinstance(e, Done)}
+    engine.unload("tiny")
+    assert torch.cuda.memory_allocated() == 0
+    (folder / "model.safetensors").unlink()  # it is not read again
+    second = engine.load(order)
+    assert {e.id: said(e.completion) for e in ran(engine, ["tiny"]) if isinstance(e, Done)} == said_first
+    assert second.bytes == first.bytes
+    engine.unload("tiny")

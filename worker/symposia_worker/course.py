@@ -123,8 +123,9 @@ class Course:
         due = [i for i in waiting if all(replies[b] is not None for b in step.turns[i].after)]
         payloads = {i: self.archive.payload(Seat(entry.job_id, current.number, i), step.asked(i, replies)) for i in due}
         released = self.ledger.release(entry.job_id, current.number, payloads)
+        bells = self.ledger.bells([current.turns[i].queue for i in released])
         for i in released:
-            self.bell.turn(Seat(entry.job_id, current.number, i), current.turns[i].queue, kind=entry.kind)
+            self.bell.turn(Seat(entry.job_id, current.number, i), bells[current.turns[i].queue], kind=entry.kind)
         return released
 
     def _job(self, entry: LedgerJob) -> Job:
@@ -208,7 +209,8 @@ class Course:
         )
         if won != "won":
             return f"round {number}: {won}"
-        self.canvas.round(entry.job_id, entry.kind, number, {i: q for i, q in enumerate(queues) if not follows[i]})
+        bells = self.ledger.bells(queues)
+        self.canvas.round(entry.job_id, entry.kind, number, {i: bells[q] for i, q in enumerate(queues) if not follows[i]})
         return f"opened round {number} of {len(step.turns)}"
 
     def _commit(self, entry: LedgerJob, job: Job, rounds: Sequence[RoundRecord], verdict: Verdict | None, fault: Fault | None, state: State) -> str:

@@ -81,6 +81,7 @@ class Heartbeat:
             "role": "pool", "pid": os.getpid(), "device": pool.device, "engine_pid": pool.engine.pid, "host": socket.gethostname(),
             "ready_at": self.ready_at, "beat_at": time.time(), "models": pool.placement.shown, "queues": pool.placement.queues,
             "slots": pool.tickets.slots, "held": len(pool.tickets), "origin": pool.origin, "repeats": pulse.repeats if pulse else 0,
+            "resident": sorted(pool.swapping.residents.all) if pool.swapping is not None else pool.placement.checkpoints,
             "memory_bytes": pool.memory_bytes, "tokens": pool.burden.tokens, "placement": pool.reconciler.version if pool.reconciler else 0,
             "engines": {m: f"{place['engine']} {place.get('mode', '')}".strip() for m, place in models.items() if "engine" in place},
         }

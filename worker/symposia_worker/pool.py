@@ -36,6 +36,7 @@ from symposia_worker.recorder import Recorder
 from symposia_worker.reusing import Reusing
 from symposia_worker.revival import Revival
 from symposia_worker.saying import Sayer
+from symposia_worker.swapping import Swapping
 from symposia_worker.tickets import Suspects, Ticket, Tickets
 
 log = logging.getLogger(__name__)
@@ -74,7 +75,7 @@ class Pool:
 
     def __init__(self, *, name: str, device: str, slots: int, ledger: Ledger, archive: Archive, course: Course, bell: Doorbell, engine: EngineSeat,
                  placement: Placement, origin: str = "", watch: bool = True, adopt: Callable[[str], dict[str, object]] | None = None,
-                 rests_for: frozenset[Cause] = frozenset(), reuse_s: float = 7 * 86_400.0, memory_bytes: int = 0) -> None:
+                 rests_for: frozenset[Cause] = frozenset(), reuse_s: float = 7 * 86_400.0, memory_bytes: int = 0, swapping: Swapping | None = None) -> None:
         self.name, self.device, self.ledger, self.archive, self.course, self.bell = name, device, ledger, archive, course, bell
         self.engine, self.placement, self.origin, self.watch = engine, placement, origin, watch
         self.tickets = Tickets(slots)
@@ -95,6 +96,8 @@ class Pool:
         self._left = 0
         self.revival, self.heartbeat = Revival(self), Heartbeat(self)
         self.adoption = Adoption(self, adopt) if adopt is not None else None
+        #: where it serves what may not be resident
+        self.swapping = swapping
         self.burden, self.nudges = Burden(), Nudges(ledger, name, self.feed)
         #: keeps what is served to the desired placement, where there is one
         self.reconciler: Reconciler | None = None
@@ -106,6 +109,8 @@ class Pool:
         self._sayer.start()
         self.revival.start()
         self.heartbeat.start()
+        if self.swapping is not None:
+            self.swapping.start(self)
         if self.watch:
             self.nudges.start()
 
@@ -118,12 +123,16 @@ class Pool:
         """Serve one checkpoint more, which is resident. Raises BrokerUnavailable."""
         self.placement = self.placement.having(model, place)
         self.heartbeat.loads += 1
+        self.tell_placement()
+
+    def tell_placement(self) -> None:
+        """Say what is served. Raises BrokerUnavailable."""
         self.ledger.place(self.name, self.placement.models, origin=self.origin)
 
     def unserve(self, model: str) -> None:
         """Serve one checkpoint less; what is held of it goes on. Raises BrokerUnavailable."""
         self.placement = self.placement.without(model)
-        self.ledger.place(self.name, self.placement.models, origin=self.origin)
+        self.tell_placement()
 
     def on_engine_death(self, ids: Sequence[str]) -> None:
         """The engine process is gone with these turns in flight."""
@@ -154,6 +163,9 @@ class Pool:
             if not self.revival.wait_up(1.0) or self._rests(wait_s=1.0):
                 continue
             named = self._claim(named=seat, wait_s=1.0)
+            if named == "queued" and self.swapping is not None and self.swapping.on_demand:
+                self.swapping.rung()
+                return "waits for its checkpoint"
             if named not in ("queued", "ok"):
                 return self.tickets.ended(seat) or named
             if named == "queued":  # there may be free slots that this turn may not have: a batch's, or more than this pool's share
@@ -169,8 +181,9 @@ class Pool:
         try:
             # without the look-around a turn left to another pool, who was not told, would lie there
             burden = self.burden.said(self.tickets.slots - len(self.tickets)) if self.watch else ""
-            claimed = self.ledger.claim(most=most, pools=self.heartbeat.peers, queues=self.placement.queues, named=named, pool=self.name, burden=burden,
-                                        batch=self.tickets.for_batches(most))
+            queues = self.placement.queues if self.swapping is None else self.swapping.queues(self)
+            claimed = self.ledger.claim(most=most, pools=self.heartbeat.peers, queues=queues, named=named, pool=self.name, burden=burden,
+                                        batch=self.tickets.for_batches(most), strict=self.swapping is not None)
             now = time.time()
             tickets = [Ticket(claim=c, claimed_at=now, attended=named is not None and c.seat == named) for c in claimed.claims]
         finally:
@@ -232,6 +245,9 @@ class Pool:
         seat, turn = ticket.claim.seat, ticket.turn
         assert turn is not None  # noqa: S101 - it was read before
         try:
+            if self.swapping is not None and not self.swapping.enter(ticket):
+                self.give_back([ticket], killed=False)
+                return
             on_delta = self._sayer.begin(seat, ticket.claim.fence) if ticket.claim.stream else None
             self.engine.generate(ticket.id, turn, partial(self._on_first, ticket), partial(self._on_done, ticket), on_delta=on_delta)
         except Unavailable:
@@ -274,6 +290,8 @@ class Pool:
         if ticket.reuse_key:
             self._reusing.left(ticket)
         self.burden.drop(ticket.id)
+        if self.swapping is not None:
+            self.swapping.leave(ticket)
         follows = self._suspects.leave(ticket)
         if follows is not None:
             self._launch(follows)

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from celery import Celery, bootsteps, signals
 
@@ -22,9 +22,10 @@ from symposia_shared.archive import Archive
 from symposia_shared.batches.files import Files
 from symposia_shared.batches.records import Batches
 from symposia_shared.broker import CHECK_QUEUE, CHECKS, COORDINATOR, TEST_QUEUE, Doorbell, celery_app, queue_for
-from symposia_shared.errors import BrokerUnavailable, SymposiaError, Unavailable, UnknownModel
+from symposia_shared.errors import BadInput, BrokerUnavailable, SymposiaError, Unavailable
 from symposia_shared.ledger import Ledger
 from symposia_shared.ledger.desired import Assigned, Desired
+from symposia_shared.residency import SwapAware
 from symposia_shared.scripted import CAPABILITIES as SCRIPTED_CAN
 from symposia_shared.settings import Settings
 from symposia_shared.store import Store
@@ -46,12 +47,16 @@ from symposia_worker.notices.teller import Teller
 from symposia_worker.placement import Placement
 from symposia_worker.pool import Pool
 from symposia_worker.reconciling import Grasp, Reconciler
+from symposia_worker.swapping import Brought, Swapping
 from symposia_worker.sweeping import Sweeper
 from symposia_worker.tasks import coordinator_tasks, pool_tasks
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+if TYPE_CHECKING:
+    from symposia_worker.models.seats import StoredCheckpoint
 
 #: a key that is not there, read to connect to S3
 WARM = "warm"
@@ -61,6 +66,17 @@ BROKER_PATIENCE_S = 60.0
 ENDPOINT_FAULTS: frozenset[Cause] = frozenset({"throttled", "timeout", "device_lost"})
 #: seconds a stopping pool gives to what runs
 GRACE_S = 8.0
+
+
+#: Celery lists of checkpoints that one worker reads
+MOST_LISTS = 16
+#: of a device's memory, for the caches of its checkpoints to grow in
+CACHE_SHARE = 0.1
+
+
+def bells_of(pool: str) -> str:
+    """The list of a pool's own doorbells."""
+    return f"bells.{pool}"
 
 
 class Program(Protocol):
@@ -127,7 +143,10 @@ def run_pool(settings: Settings, plan: PoolPlan) -> int:
     _patiently(lambda: await_name(ledger, plan.name, _host()), plan.name)
     running = _PoolProgram(app, settings, plan, ledger, archive)
     models = dict.fromkeys((*(a.checkpoint for a in running.first), *sorted(wanted(ledger, plan.name))))
-    queues = [*(queue_for(m) for m in models), *([TEST_QUEUE] if plan.test_models else []), CHECK_QUEUE]
+    # a worker reads tens of lists well, and hundreds badly: doorbells for many checkpoints go to a list of the pool's
+    running.many = len(models) > MOST_LISTS
+    own = [] if running.many else [queue_for(m) for m in models]
+    queues = [*own, bells_of(plan.name), *([TEST_QUEUE] if plan.test_models else []), CHECK_QUEUE]
     return _run(app, running, name=plan.name, queues=queues, concurrency=plan.concurrency)
 
 
@@ -149,12 +168,17 @@ class _PoolProgram:
 
     def __init__(self, app: Celery, settings: Settings, plan: PoolPlan, ledger: Ledger, archive: Archive) -> None:
         self.plan, self.ledger = plan, ledger
-        self.folder, self.reuse_s = settings.dir, settings.limits.reuse_s
+        self.folder, self.reuse_s, self.residency = settings.dir, settings.limits.reuse_s, settings.residency
         environ = plan.endpoint.environ(plan.key) if plan.endpoint else None
         self.engine = EngineProcess(plan.device, _memory(plan), threads=plan.threads, on_death=self._died, environ=environ)
         self.course = Course(ledger, archive, CeleryCanvas(app), Doorbell(app))
         self.archive, self.bell, self.app = archive, Doorbell(app), app
         self.pool: Pool | None = None
+        self.swapping: Swapping | None = None
+        #: as what each checkpoint is served
+        self.assigned: dict[str, Assigned] = {}
+        #: whether the worker reads none of its checkpoints' own lists
+        self.many = False
         self.prefetch = None if plan.endpoint else Watch(cache_folder(settings.dir), settings)
         self.consuming = Consuming()
         #: what the desired placement says of it; None: nothing, and it serves what it was asked for
@@ -164,7 +188,8 @@ class _PoolProgram:
     def start(self) -> None:
         warm(self.app, self.archive)
         self.engine.start()
-        models: dict[str, dict[str, object]] = {a.checkpoint: self._load(a) for a in (self.first if self.named is None else ())}
+        self.swapping = self._swapping()
+        models = self._opening()
         later = {a.checkpoint: a for a in (*map(_plainly, sorted(wanted(self.ledger, self.plan.name))), *(self.named or ()))}
         for model, assigned in later.items():
             if model in models:
@@ -184,8 +209,9 @@ class _PoolProgram:
             bell=self.bell, engine=self.engine, placement=Placement(models), origin=self.plan.origin, watch=_watching(),
             adopt=lambda model: self._take_up(_plainly(model)), rests_for=ENDPOINT_FAULTS if self.plan.endpoint else frozenset(),
             reuse_s=self.reuse_s, memory_bytes=0 if self.plan.endpoint else _memory(self.plan),
+            swapping=self.swapping,
         )
-        grasp = Grasp(take=self._take_up, close=self.consuming.close, unload=self.engine.unload)
+        grasp = Grasp(take=self._take_up, close=self.consuming.close, unload=self._give_up)
         self.pool.reconciler = Reconciler(self.pool, grasp, begun_with=self.plan.models, memory_bytes=_memory(self.plan))
         pool_tasks(self.app, self.pool)
         self.pool.start()
@@ -204,32 +230,83 @@ class _PoolProgram:
         else:
             self.engine.stop()
 
-    def _load(self, assigned: Assigned) -> dict[str, object]:
-        """Verified files on this disk, then resident on the device; raises what is wrong with either."""
-        model, precision = assigned.checkpoint, assigned.precision
+    def _swapping(self) -> Swapping | None:
+        """The device's residency. An endpoint has its own."""
         if self.plan.endpoint is not None:
+            return None
+        given = self.residency
+        policy = SwapAware(longest_wait_s=given.longest_wait_s, patience_s=given.patience_s, idle_ttl_s=given.idle_ttl_s)
+        return Swapping(policy=policy, budget_bytes=int(_memory(self.plan) * (1 - CACHE_SHARE)), bring=self._bring, drop=self._unload,
+                        pinned=frozenset(given.pins), bells=bells_of(self.plan.name))
+
+    def _opening(self) -> dict[str, dict[str, object]]:
+        """Where the plan's checkpoints are served: all are loaded now if they fit together, else the pinned ones, and the others on demand."""
+        first, swapping = self.first if self.named is None else (), self.swapping
+        if swapping is None:
+            return {a.checkpoint: self._load_remote(a.checkpoint) for a in first}
+        expected = {a.checkpoint: self._stored(a) for a in first}
+        fit = sum(s.bytes for s in expected.values()) <= swapping.budget_bytes
+        for model, stored in expected.items():
+            swapping.register(model, bytes=stored.bytes)
+        return {a.checkpoint: self._load(a) if fit or a.checkpoint in self.residency.pins else expected[a.checkpoint].place(bell=swapping.bells)
+                for a in first}
+
+    def _load(self, assigned: Assigned) -> dict[str, object]:
+        """Make a checkpoint resident, or register it where the device has no room now. Raises what is wrong with it."""
+        model = assigned.checkpoint
+        if self.swapping is None:
             return self._load_remote(model)
-        from symposia_worker.models.adapters import base_of
-        from symposia_worker.models.seats import seat_of
+        self.assigned[model] = assigned
+        stored = self._stored(assigned)
+        self.swapping.register(model, bytes=stored.bytes)
+        try:
+            brought = self._bring(model)
+        except BadInput as error:
+            if error.field != "memory" or stored.bytes > self.swapping.budget_bytes:
+                self.swapping.forget(model)
+                raise
+            log.info("%s is loaded when it is asked: %s", model, error)
+            return stored.place(bell=self.swapping.bells)
+        except SymposiaError:
+            self.swapping.forget(model)
+            raise
+        self.swapping.brought(model, brought)
+        return {**brought.place, "bell": self.swapping.bells} if self.many else brought.place
+
+    def _stored(self, assigned: Assigned) -> StoredCheckpoint:
+        """What the model store has of a checkpoint. Raises UnknownModel, and BadInput where it cannot be served as it is asked for."""
+        from symposia_worker.models.seats import stored_checkpoint
         from symposia_worker.models.store import ModelStore
 
-        models = ModelStore(self.archive.store)
-        manifest = models.manifest(model)
-        if manifest is None:
-            raise UnknownModel(f"{model!r} is not in the model store.", field="model", value=model, remedy=f"Put it there: symposia models pull {model}")
-        seat = seat_of(models, manifest, device=self.plan.device, **self._by(precision))
-        checkpoints = shared_cache(cache_folder(self.folder))
-        folder = checkpoints.fetch(models, seat.stored)
+        self.assigned[assigned.checkpoint] = assigned
+        precision = assigned.precision
         dtype: Dtype = "bfloat16" if precision == "bfloat16" else "float16" if precision == "float16" else "float32"
-        base = base_of(models, manifest, checkpoints)
-        loaded = self.engine.load(model, str(folder), dtype=dtype, engine=seat.engine, mode=seat.mode, base=base)
-        log.info("loaded %s on %s %s: %.0f MB in %.1f s", model, seat.engine, seat.mode, loaded.bytes / 1e6, loaded.seconds)
-        return {"queue": queue_for(model), "context": loaded.context, "longest_token_bytes": manifest.facts.longest_token_bytes,
-                "instruct": loaded.instruct, "capabilities": list(loaded.capabilities), "params_b": round(manifest.facts.parameters / 1e9, 4),
-                "engine": seat.engine, "mode": seat.mode, "revision": models.require(seat.stored).revision,
-                "base_revision": manifest.facts.adapter_of.revision if manifest.facts.adapter_of else None,
-                "bytes": loaded.bytes, "precision": "int8" if seat.mode == "fast" else dtype,
-                **({"base": base.checkpoint} if base else {})}
+        return stored_checkpoint(ModelStore(self.archive.store), assigned.checkpoint, device=self.plan.device, dtype=dtype, **self._by(precision))
+
+    def _bring(self, model: str) -> Brought:
+        """Verified files on this disk, then resident on the device; raises what is wrong with either."""
+        from symposia_worker.models.adapters import base_of
+        from symposia_worker.models.store import ModelStore
+
+        began, models = time.monotonic(), ModelStore(self.archive.store)
+        stored, checkpoints = self._stored(self.assigned.get(model, _plainly(model))), shared_cache(cache_folder(self.folder))
+        seat, folder = stored.seat, checkpoints.fetch(models, stored.seat.stored)
+        base = base_of(models, stored.manifest, checkpoints)
+        loaded = self.engine.load(model, str(folder), dtype=stored.dtype, engine=seat.engine, mode=seat.mode, base=base)
+        seconds = time.monotonic() - began
+        log.info("loaded %s on %s %s: %.0f MB in %.1f s", model, seat.engine, seat.mode, loaded.held_bytes / 1e6, seconds)
+        return Brought(stored.place(loaded), bytes=loaded.held_bytes, seconds=seconds)
+
+    def _unload(self, model: str) -> None:
+        """Return its memory, and let its files go when their room is needed."""
+        self.engine.unload(model)
+        shared_cache(cache_folder(self.folder)).release(self._stored(self.assigned.get(model, _plainly(model))).seat.stored)
+
+    def _give_up(self, model: str) -> None:
+        """It is served no more."""
+        if self.swapping is not None:
+            self.swapping.forget(model)
+        self.engine.unload(model)
 
     def _by(self, precision: str | None) -> dict[str, Any]:
         """Engine and mode for a precision: 8-bit weights are openvino's, half floats and split devices torch's; None: as the pool was started."""
@@ -243,12 +320,13 @@ class _PoolProgram:
         """Nothing is fetched: the endpoint has it."""
         loaded = self.engine.load(model, engine="openai")
         return {"queue": queue_for(model), "context": loaded.context, "instruct": loaded.instruct, "capabilities": list(loaded.capabilities),
-                "params_b": round(loaded.parameters / 1e9, 4), "engine": "openai"}
+                "params_b": round(loaded.parameters / 1e9, 4), "engine": "openai", **({"bell": bells_of(self.plan.name)} if self.many else {})}
 
     def _take_up(self, assigned: Assigned) -> dict[str, object]:
         """Load a checkpoint at run time and let the worker read its queue, too."""
         place = self._load(assigned)
-        self.consuming.open(str(place["queue"]))
+        if "bell" not in place:
+            self.consuming.open(str(place["queue"]))
         return place
 
     def _died(self, ids: list[str]) -> None:

@@ -25,6 +25,8 @@ class Ticket:
     first_token_at: float | None = None
     #: whether a doorbell's thread waits for it
     attended: bool = False
+    #: the checkpoint it keeps from being unloaded
+    entered: str = ""
     #: where its reply is kept to be given again; empty where it is not
     reuse_key: str = ""
     #: what became of it, in a few words; set before ``over``

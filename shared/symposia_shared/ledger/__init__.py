@@ -30,6 +30,7 @@ Keys, each under the deployment's prefix:
     once:T:KEY   what an idempotency key stands for            limits, rate:T, metered:T  what tenants may ask for (``gate``)
     usage:T:DAY  hash  what a tenant used                      tenants set   who has used anything (``usage``)
     wanted:POOL  set   checkpoints to take up at run time     refusals hash why one was not
+    pinned       set   checkpoints no pool evicts             bells    hash queue → the list of its doorbells, where it is not its own
     replicas     hash  queue → the pools that serve it, where they are several
     burdens      hash  pool → tokens it has taken on, free slots, when it said so
 
@@ -114,13 +115,14 @@ class Ledger:
         return answer
 
     def claim(self, *, most: int, pools: int, queues: Sequence[str], named: Seat | None = None, pool: str = "",
-              lease_ms: int = LEASE_MS, burden: str = "", batch: int | None = None) -> Claimed:
+              lease_ms: int = LEASE_MS, burden: str = "", batch: int | None = None, strict: bool = False) -> Claimed:
         """Lease up to ``most`` turns for ``pool``, in the queues' order, at most ``batch`` of them of batches; ``named`` is the one a doorbell asks about.
 
         ``burden``: ``TOKENS MEAN FREE`` as a pool says it; then a pool of the same queue that has less to do goes before. ``batch``: of batches
-        at most so many.
+        at most so many. A named turn of another queue is leased, too, but for ``strict``.
         """
-        answer = self.run("claim", uuid.uuid4().hex[:8], lease_ms, most, pools, named.key if named else "", pool, burden,
+        asked = ("=" if strict else "") + named.key if named else ""
+        answer = self.run("claim", uuid.uuid4().hex[:8], lease_ms, most, pools, asked, pool, burden,
                           most if batch is None else batch, *queues)
         rows = [answer[k:k + 13] for k in range(2, len(answer), 13)]
         claims = tuple(Claim(seat=Seat(r[0], int(r[1]), int(r[2])), fence=r[3], attempt=int(r[4]), deaths=int(r[5]), kind=r[6], spec=r[7],
@@ -213,6 +215,13 @@ class Ledger:
         """Checkpoint → where it is served."""
         with away():
             return {model: json.loads(place) for model, place in self.redis.hgetall(self.key("placed")).items()}
+
+    def bells(self, queues: Sequence[str]) -> dict[str, str]:
+        """Queue → the Celery list its doorbells go to."""
+        if not queues:
+            return {}
+        with away():
+            return {queue: bell or queue for queue, bell in zip(queues, self.redis.hmget(self.key("bells"), list(queues)), strict=True)}
 
     def workers(self) -> dict[str, dict[str, Any]]:
         """Name → the last heartbeat of each coordinator and pool; one older than 10 s by its own ``beat_at`` is dead or deaf."""

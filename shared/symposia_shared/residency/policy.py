@@ -20,6 +20,8 @@ from symposia_shared.residency.view import Standing, View
 
 #: of the longest wait: with more work than that before it, a device does not wait for more to gather
 BUSY_SHARE = 0.5
+#: turns that would have come meanwhile, if a checkpoint that has been silent were still asked as often
+SILENCE = 1.0
 #: sums of seconds are compared up to that
 EPSILON_S = 1e-9
 
@@ -83,11 +85,10 @@ class SwapAware:
         away = [s for s in waited if not s.resident and s.bytes <= room]
         if not away:
             return None
-        fits = next((s for s in away if s.bytes <= view.free_bytes), None)
-        if fits is not None:  # nothing is lost by loading at once what takes nobody's place
-            return fits
-        ripe = self.patience_s is not None and away[0].oldest_s >= self.patience_s
-        return away[0] if ripe or self._pressed(view, waited) else None
+        if (self.patience_s is not None and away[0].oldest_s >= self.patience_s) or self._pressed(view, waited):
+            return away[0]
+        # nothing is lost by loading at once what takes nobody's place
+        return next((s for s in away if s.bytes <= view.free_bytes), None)
 
     def _pressed(self, view: View, waited: Sequence[Standing]) -> bool:
         """Whether the visits that are due, begun at the next decision, would no longer all be in time; or there is so much work that to wait
@@ -96,7 +97,7 @@ class SwapAware:
         work = 0.0
         for s in waited:
             load_s = 0.0 if s.resident else s.load_s
-            if s.oldest_s + begin + work + load_s > self.longest_wait_s + EPSILON_S:
+            if not s.resident and s.oldest_s + begin + work + load_s > self.longest_wait_s + EPSILON_S:
                 return True
             work += max(load_s + s.serve_s, 0.0 if s.resident else self.tick_s)
         return work >= BUSY_SHARE * self.longest_wait_s
@@ -112,16 +113,18 @@ class SwapAware:
             free += s.bytes
         return victims if free >= wanted.bytes else None
 
-    def _worth(self, s: Standing) -> tuple[bool, float, float, str]:
-        """What it is worth to keep a resident, the least first. One that is waited for would be loaded again at once."""
-        return (s.waiting > 0, self._saved(s), -s.idle_s, s.checkpoint)
+    def _worth(self, s: Standing) -> tuple[bool, bool, float, float, str]:
+        """What it is worth to keep a resident, the least first: what is being emptied already; not what is waited for, and would be loaded
+        again at once."""
+        return (not s.draining, s.waiting > 0, self._saved(s), -s.idle_s, s.checkpoint)
 
     def _saved(self, s: Standing) -> float:
         """Seconds of loading that a second of its residence saves, by byte."""
-        if s.rate <= 0.0:
+        rate = s.rate if s.idle_s <= 0.0 else min(s.rate, SILENCE / s.idle_s)
+        if rate <= 0.0:
             return 0.0
         wait = self.longest_wait_s if self.patience_s is None else min(self.patience_s, self.longest_wait_s)
-        return s.load_s / (wait + 1.0 / s.rate) / max(s.bytes, 1)
+        return s.load_s / (wait + 1.0 / rate) / max(s.bytes, 1)
 
     def _expired(self, s: Standing) -> bool:
         return self.idle_ttl_s is not None and s.idle_s > self.idle_ttl_s and not (s.pinned or s.running or s.waiting)

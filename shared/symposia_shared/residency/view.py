@@ -24,6 +24,8 @@ class Standing:
     running: int = 0
     #: never evicted
     pinned: bool = False
+    #: nothing more is taken of it, for it is to be evicted
+    draining: bool = False
     #: turns that come, a second, as ``Demand`` has seen them
     rate: float = 0.0
     #: since it was last asked or loaded

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from symposia_worker.commands import keeping
+from symposia_worker.commands.pinning import pin, unpin
 from symposia_worker.models.progress import shown
 
 if TYPE_CHECKING:
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from symposia_worker.models.store import ModelStore
 
 command = typer.Typer(no_args_is_help=True, help="The model store: checkpoints in S3, each verified byte for byte.")
+
+command.command()(pin)
+command.command()(unpin)
 
 Folder = Annotated[Path | None, typer.Option("--dir", help="The stack's folder; default: SYMPOSIA_DIR or ~/.symposia.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print facts as JSON, and nothing else, on standard output.")]

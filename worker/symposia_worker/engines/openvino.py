@@ -291,6 +291,11 @@ class OpenVINOEngine:
         return {name: r.bytes for name, r in self._residents.items()}
 
     @property
+    def held(self) -> Mapping[str, int]:
+        """``held_bytes`` by checkpoint."""
+        return {name: r.held_bytes for name, r in self._residents.items()}
+
+    @property
     def held_bytes(self) -> int:
         """Weights, and what the caches may grow to."""
         return sum(r.held_bytes for r in self._residents.values())

@@ -149,7 +149,8 @@ class Loop:
         else:
             self._home[order.checkpoint], self._called[order.checkpoint] = name, called(name, order)
             self._share_memory()
-            self._tell([loaded])
+            held = engine.held.get(order.checkpoint, 0) if isinstance(engine, Budgeted) else 0
+            self._tell([loaded.model_copy(update={"held_bytes": max(held, loaded.bytes)})])
 
     def _share_memory(self) -> None:
         """Give each engine what the others leave: they are several in one process, on one device."""
@@ -221,7 +222,8 @@ class Loop:
         self._pulse_due = now + PULSE_EVERY_S * 0.9
         engines = self._engines.values()
         resident = {name: size for engine in engines for name, size in engine.resident.items()}
-        self._tell([Pulse(at=time.time(), forward_passes=sum(e.forward_passes for e in engines), running=sum(e.running for e in engines),
+        held = {name: size for engine in engines if isinstance(engine, Budgeted) for name, size in engine.held.items()}
+        self._tell([Pulse(at=time.time(), held=held, forward_passes=sum(e.forward_passes for e in engines), running=sum(e.running for e in engines),
                           waiting=sum(e.waiting for e in engines), resident=resident, repeats=sum(e.repeats for e in engines if isinstance(e, Waking)),
                           longest_step_s=max(self._steps_s, default=0.0))])
 

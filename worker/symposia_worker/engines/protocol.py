@@ -105,6 +105,8 @@ class Loaded(Kinded):
     checkpoint: str
     #: bytes of its weights in the device's memory
     bytes: int = 0
+    #: bytes of weights and of what its caches hold, or may without asking again
+    held_bytes: int = 0
     seconds: float = 0.0
     #: tokens of prompt and completion together
     context: int
@@ -188,6 +190,8 @@ class Pulse(Kinded):
     waiting: int = 0
     #: bytes of weights by checkpoint
     resident: dict[str, int] = Field(default_factory=dict)
+    #: bytes of weights and caches by checkpoint, of the engines that fill memory
+    held: dict[str, int] = Field(default_factory=dict)
     #: requests to an endpoint that had to be sent again
     repeats: int = 0
     #: seconds that the longest of the last steps took
@@ -286,6 +290,11 @@ class Budgeted(Protocol):
     @property
     def held_bytes(self) -> int:
         """What it fills, or may fill without asking again."""
+        ...
+
+    @property
+    def held(self) -> Mapping[str, int]:
+        """``held_bytes`` by checkpoint."""
         ...
 
 

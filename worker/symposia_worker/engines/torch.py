@@ -29,6 +29,7 @@ from symposia_worker.engines.protocol import Base, Dtype, Event, Failed, Generat
 from symposia_worker.engines.selftest import self_test
 from symposia_worker.engines.seq2seq import Seq2SeqLane
 from symposia_worker.engines.split import is_dispatched, is_split
+from symposia_worker.engines.warm import Warm, WarmKey, usual_limit
 
 #: rows of one checkpoint's batch; beyond it, masked attention over the widest row costs more than it shares
 MAX_ROWS = 32
@@ -46,17 +47,20 @@ class _Resident:
     base: str | None = None
     #: whether it was asked for; a base is kept for its adapters, too
     wanted: bool = True
+    #: what it is known by when it has left the device
+    key: WarmKey | None = None
 
 
 class TorchEngine:
     """Serves ``device`` within ``memory_bytes`` of weights and caches."""
 
-    def __init__(self, device: str, memory_bytes: int, *, max_rows: int = MAX_ROWS) -> None:
+    def __init__(self, device: str, memory_bytes: int, *, max_rows: int = MAX_ROWS, warm_bytes: int | None = None) -> None:
         self.device = "cpu" if device.startswith("cpu") and not is_split(device) else device
         self.memory_bytes, self.max_rows = memory_bytes, max_rows
         self._residents: dict[str, _Resident] = {}
         self._passes_before = 0
         self._prefixes = Prefixes(PREFIX_SHARE * memory_bytes)
+        self._warm: Warm[tuple[Model, Admission, int]] = Warm(usual_limit(self.device) if warm_bytes is None else warm_bytes)
         if self.device.startswith("cuda") and not torch.cuda.is_available():
             raise Unavailable(f"{device} was asked for, but this torch sees no CUDA device. "
                               "Install a CUDA build of torch, or use --device cpu.")
@@ -101,6 +105,13 @@ class TorchEngine:
 
     def _made(self, checkpoint: str, folder: Path, dtype: Dtype) -> _Resident:
         self._prefixes.shrink(self._room() - sum(path.stat().st_size for path in folder.glob("*.safetensors")))
+        key = WarmKey(checkpoint, str(folder), dtype)
+        kept = self._warm.take(key, self.device) if (self._warm.size(key) or 0) <= self._room() else None
+        if kept is not None:
+            model, admission, per_token = kept
+            batch = self._batch(model, parameters=model.parameters)
+            batch.cache_bytes_per_token = per_token
+            return _Resident(model, batch, admission, key=key)
         model = load_model(checkpoint, folder, dtype=dtype, device=self.device, room_bytes=self._room())
         if model.kind != "generate":
             self._prefixes.shrink(self._room() - model.bytes)
@@ -111,7 +122,7 @@ class TorchEngine:
         self._prefixes.shrink(self._room() - model.bytes)
         batch = self._batch(model, parameters=model.parameters)
         batch.cache_bytes_per_token = self_test(model)
-        return _Resident(model, batch, Admission(model))
+        return _Resident(model, batch, Admission(model), key=key)
 
     @torch.inference_mode()
     def unload(self, checkpoint: str) -> Events[Event]:
@@ -135,6 +146,9 @@ class TorchEngine:
                 self._prefixes.forget(name)
                 if resident.base is not None:
                     resident.model.network.leave()
+                elif resident.key is not None and resident.admission is not None and not is_split(self.device):
+                    what = (resident.model, resident.admission, resident.batch.cache_bytes_per_token)
+                    self._warm.keep(resident.key, what, resident.model.network, size=resident.model.bytes)
 
     def admit(self, request: Generate) -> None:
         """Render, check and queue. Raises BadInput (PromptTooLong among it) or Unavailable."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 
-from symposia_shared.errors import BadInput
-from symposia_worker.engines.protocol import EngineChoice, Mode
+from symposia_shared.broker import queue_for
+from symposia_shared.errors import BadInput, UnknownModel
+from symposia_worker.engines.protocol import Dtype, EngineChoice, Loaded, Mode
 from symposia_worker.models import forms
 from symposia_worker.models.manifest import Manifest
 from symposia_worker.models.store import ModelStore
@@ -21,6 +22,48 @@ class EngineSeat:
     engine: str
     mode: Mode
     stored: str
+
+
+@dataclass(frozen=True, slots=True)
+class StoredCheckpoint:
+    """A checkpoint of the model store as a device would serve it. ``bytes``: what it is expected to take there."""
+
+    manifest: Manifest
+    seat: EngineSeat
+    dtype: Dtype
+    bytes: int
+    #: of what lies in ``seat.stored``
+    revision: str
+
+    def place(self, loaded: Loaded | None = None, *, bell: str | None = None) -> dict[str, object]:
+        """What a submit is told of it. Before it was ever loaded that is what its files say; what it can do is not held against it then."""
+        facts = self.manifest.facts
+        known: dict[str, object] = {"context": facts.context} if loaded is None else {
+            "context": loaded.context, "instruct": loaded.instruct, "capabilities": list(loaded.capabilities)}
+        return {"queue": queue_for(self.manifest.id), **known, "longest_token_bytes": facts.longest_token_bytes,
+                "params_b": round(facts.parameters / 1e9, 4), "engine": self.seat.engine, "mode": self.seat.mode, "revision": self.revision,
+                "base_revision": facts.adapter_of.revision if facts.adapter_of else None,
+                "bytes": self.bytes if loaded is None else loaded.bytes, "precision": "int8" if self.seat.mode == "fast" else self.dtype,
+                **({"base": facts.adapter_of.id} if facts.adapter_of else {}), **({"bell": bell} if bell else {})}
+
+
+def stored_checkpoint(models: ModelStore, model: str, *, device: str, engine: EngineChoice, mode: Mode,
+                      dtype: Dtype = "float32") -> StoredCheckpoint:
+    """A checkpoint of the store, its seat on ``device`` and its size there. Raises UnknownModel, and what ``seat_of`` raises."""
+    manifest = models.manifest(model)
+    if manifest is None:
+        raise UnknownModel(f"{model!r} is not in the model store.", field="model", value=model, remedy=f"Put it there: symposia models pull {model}")
+    seat = seat_of(models, manifest, device=device, engine=engine, mode=mode)
+    if seat.stored == manifest.id:  # torch loads what it is told to, whatever is stored
+        each, stored = (4 if dtype == "float32" else 2), _bytes_of(manifest, ".safetensors")
+        size = stored if manifest.facts.adapter_of else max(each * manifest.facts.parameters, stored * each // 4)
+        return StoredCheckpoint(manifest, seat, dtype, size, manifest.revision)
+    form = models.require(seat.stored)
+    return StoredCheckpoint(manifest, seat, dtype, _bytes_of(form, ".bin"), form.revision)
+
+
+def _bytes_of(manifest: Manifest, suffix: str) -> int:
+    return sum(f.size for f in manifest.files if f.path.endswith(suffix))
 
 
 def seat_of(models: ModelStore, manifest: Manifest, *, device: str, engine: EngineChoice, mode: Mode) -> EngineSeat:

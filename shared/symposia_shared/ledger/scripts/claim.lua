@@ -4,9 +4,11 @@
 -- declares a lease lost.
 -- ARGV[7], where it is not '': 'tokens mean free', what the pool has taken on, the mean of a turn, and its free slots. Of a queue that several
 -- pools serve it then takes no turn while another one with room has less to do, by more than a turn; that one is told so on its channel.
--- Answers {what became of the turn a doorbell named (ARGV[5], or ''), turns left ready, then per turn: job, round, turn, fence, attempt,
+-- Answers {what became of the turn a doorbell named (ARGV[5], or ''; with '=' before it that turn is only asked about), turns left ready, then per turn: job, round, turn, fence, attempt,
 -- engine deaths, kind, spec, payload, queue, '1' if it is to run alone, '1' if its answer is read as it comes, whose replies it may be given again}.
 local nonce, lease, most, pools, named, spare = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5], tonumber(ARGV[8])
+local strict = string.sub(named, 1, 1) == '='
+if strict then named = string.sub(named, 2) end
 local out = {'none', 0}
 local taken, PASSED = 0, 300
 local paused = {}
@@ -115,7 +117,7 @@ if named ~= '' then
   if not v[1] then out[1] = 'gone'
   elseif v[2] then out[1] = 'closed'
   elseif t == 'q' and (stopped or paused['queue:' .. v[3]] == 'paused') then out[1] = 'paused'
-  elseif t == 'q' and not listed[v[3]] and taken < most and take(job, r, i) then out[1] = 'ok'
+  elseif t == 'q' and not strict and not listed[v[3]] and taken < most and take(job, r, i) then out[1] = 'ok'
   elseif t == 'q' and yielded[v[3]] then out[1] = 'yielded'
   elseif t == 'q' then out[1] = 'queued'
   elseif t == 'b' then out[1] = 'later'

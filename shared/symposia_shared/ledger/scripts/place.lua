@@ -3,7 +3,7 @@ if ARGV[2] ~= '' then redis.call('HSET', P .. 'placement', ARGV[1], ARGV[2])
 elseif ARGV[1] ~= '' then redis.call('HDEL', P .. 'placement', ARGV[1]) end
 local keep = {}
 for k = 4, #ARGV do keep[ARGV[k]] = true end
-redis.call('DEL', P .. 'placed', P .. 'replicas')
+redis.call('DEL', P .. 'placed', P .. 'replicas', P .. 'bells')
 local pools = {}
 local all = redis.call('HGETALL', P .. 'placement')
 for k = 1, #all, 2 do
@@ -15,6 +15,7 @@ for k = 1, #all, 2 do
     for model, place in pairs(placement.models) do
       redis.call('HSET', P .. 'placed', model, cjson.encode(place))
       local queue = place.queue or ''
+      if place.bell then redis.call('HSET', P .. 'bells', queue, place.bell) end
       if not counted[queue] then
         counted[queue], pools[queue] = true, pools[queue] or {}
         table.insert(pools[queue], all[k])

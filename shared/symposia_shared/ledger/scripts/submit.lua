@@ -6,7 +6,7 @@
 -- together or not at all; the answer then is one line 'once ENTRY' where the key was used before, 'limited' or 'toomany' where the tenant has
 -- had its share, else a line per job and the rates that are left.
 -- A job of one turn has its round opened here; anything else waits in 'advance' for the coordinator; a later one in 'later' for its time.
--- Answers one line per job; once one was refused because all is busy, so are those behind it.
+-- Answers one line per job, which names the list its doorbell goes to; once one was refused because all is busy, so are those behind it.
 local most_turns, most_jobs = tonumber(ARGV[1]), tonumber(ARGV[2])
 local out, busy = {}, nil
 local memory = redis.call('INFO', 'memory')
@@ -80,7 +80,7 @@ local function recorded(k, queue)
     redis.call('ZADD', P .. 'later', due, job)
   elseif ARGV[k + 6] == '1' then open(job, 0, now + deadline, 0, 0, '0', '', {queue, '', '0', ''})
   else redis.call('ZADD', P .. 'advance', now, job) end
-  return (later and 'later ' or 'ok ') .. queue
+  return (later and 'later ' or 'ok ') .. (redis.call('HGET', P .. 'bells', queue) or queue)
 end
 
 local FIRST, EACH = 5, 16
