@@ -20,7 +20,7 @@ from benchmarks.batches.over_http import Api, written
 from benchmarks.chaos import journal
 from benchmarks.chaos.audit import _of_ledger
 from benchmarks.chaos.killer import Killer
-from benchmarks.chaos.legs import DEVICES, _whole_journal
+from benchmarks.chaos.legs import DEVICES, whole_journal
 from benchmarks.chaos.stack import SYMPOSIA, Stack, environ, running_stack, wait_until
 
 Facts = dict[str, Any]
@@ -76,7 +76,7 @@ def many(folder: Path, *, lines: int) -> Facts:
 def kills(folder: Path, *, lines: int, most: int, gap_s: float, seed: int) -> Facts:
     """Mixed collaborations on ``test/echo``, while pool, coordinator, API and Redis are killed at random."""
     with running_stack(folder, devices=DEVICES) as stack:
-        _whole_journal(stack)
+        whole_journal(stack)
         api = Api(stack)
         file = api.upload(written(folder / "input.jsonl", collaborations(lines)))
         killer = Killer(stack, seed, gap_s, ("pool", "coordinator", "api", "broker"), most=most)
@@ -97,7 +97,7 @@ def real(folder: Path, path: Path, *, model: str, most: int, seed: int, max_toke
         for words in (("models", "pull", model), ("models", "serve", model)):
             subprocess.run([*SYMPOSIA, *words, "--dir", str(folder)], check=True, timeout=1800, env=environ(more), stdout=sys.stderr)
         assert wait_until(lambda: model in stack.client.ledger.placed(), 300)
-        _whole_journal(stack)
+        whole_journal(stack)
         api = Api(stack)
         raw = path.read_bytes()
         if max_tokens is not None:
