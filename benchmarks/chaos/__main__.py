@@ -13,6 +13,7 @@ from benchmarks.chaos import legs
 from benchmarks.chaos.killer import ROLES
 from benchmarks.chaos.power import compiler
 from benchmarks.chaos.report import Leg, machine, shown
+from benchmarks.chaos.soak import soak
 
 
 def flags() -> argparse.Namespace:
@@ -28,6 +29,9 @@ def flags() -> argparse.Namespace:
     parser.add_argument("--power-jobs", type=int, default=400, help="jobs of that leg, at least")
     parser.add_argument("--appendfsync", choices=("always", "everysec", "no"), default="always", help="of the broker that loses its power")
     parser.add_argument("--rolls", type=int, default=1, help="rolling restarts under load; 0: leave them out")
+    parser.add_argument("--soak", type=float, default=0.0, metavar="MINUTES", help="this leg alone: a steady load and gentle faults for so long")
+    parser.add_argument("--rate", type=float, default=1.2, help="jobs a second of the soak")
+    parser.add_argument("--soak-gap", type=float, default=30.0, help="mean seconds between two faults of the soak")
     parser.add_argument("--in-flight", type=int, default=48, help="jobs in flight at once")
     parser.add_argument("--longest", type=float, default=1e9, help="seconds after which a leg submits no more, whatever it has reached")
     parser.add_argument("--json", type=Path, help="write the facts there")
@@ -52,6 +56,9 @@ def main() -> int:
 
 
 def _legs(asked: argparse.Namespace, folder: Path) -> list[Leg]:
+    if asked.soak:
+        return [_said(soak(folder / "soak", seed=asked.seed, minutes=asked.soak, rate=asked.rate, gap_s=asked.soak_gap,
+                           stopped_s=asked.stopped or 3.0, in_flight=asked.in_flight))]
     found = []
     if asked.kills:
         found.append(_said(legs.kills(folder / "kills", seed=asked.seed, jobs=asked.jobs, most=asked.kills, gap_s=asked.gap, in_flight=asked.in_flight,
