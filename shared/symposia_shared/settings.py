@@ -40,6 +40,15 @@ class LimitSettings(BaseModel):
     memory: float = Field(0.8, gt=0.0, le=1.0)
 
 
+class SpoolSettings(BaseModel):
+    """Where a pool keeps replies that S3 does not take, and how much of them."""
+
+    #: None: ``spool`` in the stack's folder; each pool has a folder of its name in it
+    folder: Path | None = None
+    #: bytes of one pool's; when they are full it takes no more turns. 0: nothing is spooled, what S3 does not take waits in memory
+    max_bytes: int = Field(1024 * 1024 * 1024, ge=0)
+
+
 class ApiSettings(BaseModel):
     """The HTTP API: its first key, and what one request may ask for; beyond it is refused."""
 
@@ -69,6 +78,7 @@ class Settings(BaseSettings):
     s3: S3Settings = S3Settings()
     limits: LimitSettings = LimitSettings()
     api: ApiSettings = ApiSettings()
+    spool: SpoolSettings = SpoolSettings()
     #: the key that messages are signed with, the same for all producers and workers of a deployment
     message_key: SecretStr | None = None
     #: every Redis key and channel of ours starts with it
@@ -118,6 +128,7 @@ class Settings(BaseSettings):
             "SYMPOSIA_MESSAGE_KEY": self.message_key.get_secret_value() if self.message_key else None,
             "SYMPOSIA_DIR": str(self.dir), "SYMPOSIA_S3__ENDPOINT_URL": self.s3.endpoint_url, "SYMPOSIA_S3__REGION": self.s3.region,
             "SYMPOSIA_S3__ACCESS_KEY": self.s3.access_key, "SYMPOSIA_S3__BUCKET": self.s3.bucket,
+            "SYMPOSIA_SPOOL__FOLDER": str(self.spool.folder) if self.spool.folder else None, "SYMPOSIA_SPOOL__MAX_BYTES": str(self.spool.max_bytes),
             "SYMPOSIA_S3__SECRET_KEY": self.s3.secret_key.get_secret_value() if self.s3.secret_key else None,
         }
         return {name: value for name, value in pairs.items() if value is not None}

@@ -30,6 +30,7 @@ from symposia_worker.course import Course
 from symposia_worker.engines.protocol import Pulse
 from symposia_worker.recorder import Recorder, backoff
 from symposia_worker.saying import Sayer
+from symposia_worker.spool import Spool
 from symposia_worker.tickets import Suspects, Ticket, Tickets
 
 log = logging.getLogger(__name__)
@@ -82,7 +83,7 @@ class Pool:
 
     def __init__(self, *, name: str, device: str, slots: int, ledger: Ledger, archive: Archive, course: Course, bell: Doorbell, engine: EngineSeat,
                  placement: Placement, origin: str = "", watch: bool = True, adopt: Callable[[str], dict[str, object]] | None = None,
-                 rests_for: frozenset[Cause] = frozenset()) -> None:
+                 rests_for: frozenset[Cause] = frozenset(), spool: Spool | None = None) -> None:
         self.name, self.device, self.ledger, self.archive, self.course, self.bell = name, device, ledger, archive, course, bell
         self.engine, self.placement, self.origin, self.watch = engine, placement, origin, watch
         self.tickets = Tickets(slots)
@@ -96,7 +97,7 @@ class Pool:
         self._stopping = threading.Event()
         self._stopped = threading.Event()
         self.recorder = Recorder(ledger=ledger, archive=archive, course=course, bell=bell, tickets=self.tickets, stopping=self._stopping,
-                                 stopped=self._stopped, on_end=self._ended, on_recorded=self._feed_if_left)
+                                 stopped=self._stopped, on_end=self._ended, on_recorded=self._feed_if_left, spool=spool)
         self._sayer = Sayer(ledger)
         self._engine_up = threading.Event()
         self._engine_up.set()
@@ -143,8 +144,8 @@ class Pool:
         while not self._stopping.is_set():
             ticket = self.tickets.attend(seat)
             if ticket is not None:
-                ticket.over.wait()
-                return ticket.outcome
+                ticket.let_go.wait()
+                return ticket.outcome or "its reply waits for S3"
             if not self._engine_up.wait(timeout=1.0) or self._rests(wait_s=1.0):
                 continue
             named = self._claim(named=seat, wait_s=1.0)
@@ -252,11 +253,16 @@ class Pool:
             log.warning("cannot claim: %s", error)
 
     def _rests(self, wait_s: float = 0.0) -> bool:
-        """Whether no turn is to be taken now, because the device has just failed some; waits up to ``wait_s`` for the end of that."""
-        left = self._rest_until - time.monotonic()
+        """Whether no turn is to be taken now (``_idle_because``, or the device has just failed some); waits up to ``wait_s`` for the end of that."""
+        left = max(self._rest_until - time.monotonic(), wait_s if self._idle_because else 0.0, bool(self._idle_because))
         if left > 0 and wait_s:
             self._stopping.wait(min(left, wait_s))
         return left > 0
+
+    @property
+    def _idle_because(self) -> str:
+        """Why no turn is taken; '' where turns are."""
+        return self.recorder.keeping.spool.full
 
     # -- heartbeat -------------------------------------------------------------------------------------------------
 
@@ -296,7 +302,8 @@ class Pool:
         facts = {
             "role": "pool", "pid": os.getpid(), "device": self.device, "engine_pid": self.engine.pid, "host": socket.gethostname(),
             "ready_at": self._ready_at, "beat_at": time.time(), "models": models, "queues": self.placement.queues,
-            "slots": self.tickets.slots, "held": len(self.tickets), "origin": self.origin,
+            "slots": self.tickets.slots, "held": len(self.tickets), "origin": self.origin, "idle_because": self._idle_because,
+            "spooled": {"replies": len(self.recorder.keeping.spool), "bytes": self.recorder.keeping.spool.bytes},
             "repeats": self.engine.pulse.repeats if self.engine.pulse else 0,
             "engines": {m: f"{place['engine']} {place.get('mode', '')}".strip() for m, place in self.placement.models.items() if "engine" in place},
         }
@@ -384,9 +391,11 @@ class Pool:
         """Claim nothing more, let what runs end within ``grace_s`` seconds, hand the rest back."""
         self._stopping.set()
         until = time.monotonic() + grace_s
-        while len(self.tickets) and time.monotonic() < until:
+        while self.tickets.busy and time.monotonic() < until:
             time.sleep(0.05)
-        rest = self.tickets.all()
+        self.recorder.keeping.spool_all()
+        # what is in the spool keeps its lease: the next process of this pool records it
+        rest = [t for t in self.tickets.all() if not t.shelved]
         try:
             if rest:
                 self.ledger.hand_back([(t.claim.seat, t.claim.fence) for t in rest], killed=False)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import re
 import sys
 import threading
 import time
@@ -34,6 +35,7 @@ from symposia_worker.engines.client import EngineProcess
 from symposia_worker.engines.openai.endpoint import Endpoint
 from symposia_worker.engines.protocol import EngineChoice, Mode
 from symposia_worker.pool import Placement, Pool
+from symposia_worker.spool import Spool
 from symposia_worker.tasks import coordinator_tasks, pool_tasks
 
 log = logging.getLogger(__name__)
@@ -131,6 +133,7 @@ class _PoolProgram:
     def __init__(self, app: Celery, settings: Settings, plan: PoolPlan, ledger: Ledger, archive: Archive) -> None:
         self.plan, self.ledger = plan, ledger
         self.folder = settings.dir
+        self.spool = Spool((settings.spool.folder or settings.dir / "spool") / re.sub(r"[^\w.-]+", "-", plan.name), settings.spool.max_bytes)
         environ = plan.endpoint.environ(plan.key) if plan.endpoint else None
         self.engine = EngineProcess(plan.device, _memory(plan), threads=plan.threads, on_death=self._died, environ=environ)
         self.course = Course(ledger, archive, CeleryCanvas(app), Doorbell(app))
@@ -155,7 +158,7 @@ class _PoolProgram:
         self.pool = Pool(
             name=self.plan.name, device=self.plan.device, slots=self.plan.concurrency, ledger=self.ledger, archive=self.archive, course=self.course,
             bell=self.bell, engine=self.engine, placement=Placement(models), origin=self.plan.origin, watch=_watching(),
-            adopt=self._take_up, rests_for=ENDPOINT_FAULTS if self.plan.endpoint else frozenset(),
+            adopt=self._take_up, rests_for=ENDPOINT_FAULTS if self.plan.endpoint else frozenset(), spool=self.spool,
         )
         pool_tasks(self.app, self.pool)
         self.pool.start()
