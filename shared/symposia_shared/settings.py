@@ -49,6 +49,13 @@ class SpoolSettings(BaseModel):
     max_bytes: int = Field(1024 * 1024 * 1024, ge=0)
 
 
+class DeviceSettings(BaseModel):
+    """What becomes of a device that fails."""
+
+    #: seconds of its first quarantine; each that follows without an answer between lasts twice as long, up to an hour
+    quarantine_s: float = Field(300.0, gt=0.0, le=3600.0)
+
+
 class ApiSettings(BaseModel):
     """The HTTP API: its first key, and what one request may ask for; beyond it is refused."""
 
@@ -79,6 +86,7 @@ class Settings(BaseSettings):
     limits: LimitSettings = LimitSettings()
     api: ApiSettings = ApiSettings()
     spool: SpoolSettings = SpoolSettings()
+    devices: DeviceSettings = DeviceSettings()
     #: the key that messages are signed with, the same for all producers and workers of a deployment
     message_key: SecretStr | None = None
     #: every Redis key and channel of ours starts with it
@@ -129,6 +137,7 @@ class Settings(BaseSettings):
             "SYMPOSIA_DIR": str(self.dir), "SYMPOSIA_S3__ENDPOINT_URL": self.s3.endpoint_url, "SYMPOSIA_S3__REGION": self.s3.region,
             "SYMPOSIA_S3__ACCESS_KEY": self.s3.access_key, "SYMPOSIA_S3__BUCKET": self.s3.bucket,
             "SYMPOSIA_SPOOL__FOLDER": str(self.spool.folder) if self.spool.folder else None, "SYMPOSIA_SPOOL__MAX_BYTES": str(self.spool.max_bytes),
+            "SYMPOSIA_DEVICES__QUARANTINE_S": str(self.devices.quarantine_s),
             "SYMPOSIA_S3__SECRET_KEY": self.s3.secret_key.get_secret_value() if self.s3.secret_key else None,
         }
         return {name: value for name, value in pairs.items() if value is not None}

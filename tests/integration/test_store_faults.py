@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from s3 import running_s3
-from s3_faults import Fault, FaultyS3, faulty
 from stack import Stack, running_stack, wait_for
 
+from s3 import running_s3
+from s3_faults import Fault, FaultyS3, faulty
 from symposia import Ensemble, Inference, Member
 from symposia_shared.archive import Archive
 from symposia_shared.errors import StoreUnavailable
@@ -281,7 +281,7 @@ def test_a_broker_whose_disk_is_full_refuses_and_loses_nothing_it_had_acknowledg
 
 
 def _refusals(stack: Stack) -> list[str]:
-    from symposia.errors import Unavailable
+    from symposia_shared.errors import Unavailable
 
     words: list[str] = []
     until = time.monotonic() + 30

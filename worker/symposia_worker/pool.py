@@ -24,10 +24,13 @@ from symposia_shared.broker import CHECKS, Doorbell
 from symposia_shared.errors import SymposiaError, Unavailable
 from symposia_shared.jobs import parse_single
 from symposia_shared.ledger import LEASE_MS, Ledger, Seat
-from symposia_shared.turns import LIKENESS, Abstention, Cause, Completion, Timing, Turn
+from symposia_shared.ledger.quarantined import Quarantines
+from symposia_shared.turns import LIKENESS, Abstention, Cause, Completion, Reply, Timing, Turn
 from symposia_worker.checks import COMPARER, checked
 from symposia_worker.course import Course
 from symposia_worker.engines.protocol import Pulse
+from symposia_worker.probe import probe
+from symposia_worker.quarantine import ANSWER_S, FIRST_S, MOST_STARTS, Quarantine
 from symposia_worker.recorder import Recorder, backoff
 from symposia_worker.saying import Sayer
 from symposia_worker.spool import Spool
@@ -61,6 +64,8 @@ class EngineSeat(Protocol):
 
     def cancel(self, turn_id: str) -> None: ...
 
+    def kill(self) -> None: ...
+
     def restart(self) -> None: ...
 
     def stop(self) -> object: ...
@@ -83,7 +88,8 @@ class Pool:
 
     def __init__(self, *, name: str, device: str, slots: int, ledger: Ledger, archive: Archive, course: Course, bell: Doorbell, engine: EngineSeat,
                  placement: Placement, origin: str = "", watch: bool = True, adopt: Callable[[str], dict[str, object]] | None = None,
-                 rests_for: frozenset[Cause] = frozenset(), spool: Spool | None = None) -> None:
+                 rests_for: frozenset[Cause] = frozenset(), spool: Spool | None = None,
+                 quarantine_s: float = FIRST_S) -> None:
         self.name, self.device, self.ledger, self.archive, self.course, self.bell = name, device, ledger, archive, course, bell
         self.engine, self.placement, self.origin, self.watch = engine, placement, origin, watch
         self.tickets = Tickets(slots)
@@ -91,6 +97,7 @@ class Pool:
         #: causes after which it rests, so that another pool of the queue may take the turn that is tried again
         self._rests_for = rests_for
         self._rest_until = 0.0
+        self.quarantine = Quarantine(name, device, Quarantines(ledger), first_s=quarantine_s)
         self._suspects = Suspects()
         # texts are compared one check after another, the first of which waits for torch: no paper shall wait behind them
         self._comparing = ThreadPoolExecutor(1, thread_name_prefix="likeness")
@@ -114,6 +121,7 @@ class Pool:
     def start(self) -> None:
         """Say what is served, then begin to beat and to record. The engine is up and its checkpoints are loaded."""
         self.recorder.patiently(lambda: self.ledger.place(self.name, self.placement.models, origin=self.origin))
+        self.recorder.patiently(self.quarantine.resume)
         self.recorder.start()
         self._sayer.start()
         for thread in self._threads:
@@ -202,6 +210,9 @@ class Pool:
                 else:
                     self.recorder.later(self._check, ticket, ticket.turn)
                 return
+            if not self._engine_up.is_set():  # it may run already, and is being asked by itself
+                self._give_back([ticket], killed=False)
+                return
             on_delta = self._sayer.begin(seat.job_id, ticket.claim.fence) if ticket.claim.stream else None
             self.engine.generate(ticket.id, ticket.turn, partial(self._on_first, ticket), partial(self._on_done, ticket), on_delta=on_delta)
         except Unavailable:
@@ -228,8 +239,20 @@ class Pool:
         if isinstance(reply, Abstention) and reply.cause in self._rests_for:  # the recorder puts the turn off, and whoever has room then takes it
             log.warning("%s rests for %.0f s (%s): %s", self.name, REST_S, reply.cause, reply.message)
             self._rest_until = time.monotonic() + REST_S
+        self._judge(ticket, reply)
         timing = Timing(claimed_at=ticket.claimed_at, first_token_at=ticket.first_token_at, last_token_at=time.time())
         self.recorder.put(ticket, reply.model_copy(update={"timing": timing, "pool": self.name}))
+
+    def _judge(self, ticket: Ticket, reply: Reply) -> None:
+        """What a reply says of the device; an endpoint's faults are told and rested from as they come."""
+        if self._rests_for or (ticket.turn is not None and ticket.turn.is_check):
+            return
+        if reply.spoke:
+            self.quarantine.worked()
+        elif isinstance(reply, Abstention) and reply.cause == "device_lost":
+            self.quarantine.failed()
+            if self.quarantine.doubtful:
+                self.engine.kill()  # its death leads to a new process, which is asked by itself
 
     # -- what follows a record -------------------------------------------------------------------------------------
 
@@ -262,7 +285,7 @@ class Pool:
     @property
     def _idle_because(self) -> str:
         """Why no turn is taken; '' where turns are."""
-        return self.recorder.keeping.spool.full
+        return self.quarantine.why or self.recorder.keeping.spool.full
 
     # -- heartbeat -------------------------------------------------------------------------------------------------
 
@@ -340,7 +363,7 @@ class Pool:
     def _count_peers(self) -> None:
         now, mine = time.time(), set(self.placement.queues)
         self._peers = max(1, sum(1 for w in self.ledger.workers().values()
-                                 if w["role"] == "pool" and now - w["beat_at"] < 10 and mine & set(w.get("queues", ()))))
+                                 if w["role"] == "pool" and now - w["beat_at"] < 10 and not w.get("idle_because") and mine & set(w.get("queues", ()))))
 
     # -- faults and the end ----------------------------------------------------------------------------------------
 
@@ -354,31 +377,55 @@ class Pool:
         self._passes_before += self._passes()
         log.error("the engine process of %s died with %d turns in flight; it is started again", self.name, len(ids))
         lost = self.tickets.of(ids)
+        self.quarantine.died(lost, suspect_deaths=SUSPECT_DEATHS)
         threading.Thread(target=self._give_back, args=(lost,), kwargs={"killed": True}, name="hand back", daemon=True).start()
         self._engine_died.set()
 
     def _revive_loop(self) -> None:
         """The one thread that restarts the engine process: two at once would stop each other's."""
-        attempt = 0
         while not self._stopping.is_set():
             if not self._engine_died.wait(timeout=0.5):
+                if self.quarantine.over():
+                    self._bring_up()
                 continue
             self._engine_died.clear()
+            if not self.quarantine.why:
+                self._bring_up()
+
+    def _bring_up(self) -> None:
+        """A new engine process that is trusted; or a quarantine."""
+        asked = bool(self.quarantine.why) or self.quarantine.doubtful
+        why = self._restarted() or (probe(self.engine, self.placement.models, self._engine_died, within_s=ANSWER_S) if asked else "")
+        why = why or self.quarantine.unsteady
+        if self._stopping.is_set():
+            return
+        if why:
+            self._engine_died.clear()
+            self.quarantine.impose(why)
+            return
+        if asked:
+            self.quarantine.lift()
+        self._loads += len(_checkpoints(self.placement))
+        self._engine_up.set()
+        if self._engine_died.is_set():  # it died again meanwhile
+            self._engine_up.clear()
+        else:
+            log.info("the engine process of %s is up again, pid %s", self.name, self.engine.pid)
+
+    def _restarted(self) -> str:
+        """Start the engine process; why that failed again and again, '' where it runs."""
+        why = ""
+        for attempt in range(MOST_STARTS):
             try:
                 self.engine.restart()
             except Exception as error:
+                why = f"its engine process does not start: {error}"
                 log.error("the engine process does not start: %s", error)
-                self._stopping.wait(backoff(attempt))
-                attempt += 1
-                self._engine_died.set()
-                continue
-            attempt = 0
-            self._loads += len(_checkpoints(self.placement))
-            self._engine_up.set()
-            if self._engine_died.is_set():  # it died again meanwhile
-                self._engine_up.clear()
+                if self._stopping.wait(backoff(attempt)):
+                    break
             else:
-                log.info("the engine process of %s is up again, pid %s", self.name, self.engine.pid)
+                return ""
+        return why
 
     def _give_back(self, tickets: Sequence[Ticket], *, killed: bool) -> None:
         if tickets:
