@@ -12,6 +12,7 @@ from pathlib import Path
 from benchmarks.chaos import legs
 from benchmarks.chaos.killer import ROLES
 from benchmarks.chaos.power import compiler
+from benchmarks.chaos.real import real
 from benchmarks.chaos.report import Leg, machine, shown
 from benchmarks.chaos.soak import soak
 
@@ -25,6 +26,9 @@ def flags() -> argparse.Namespace:
     parser.add_argument("--gap", type=float, default=1.5, help="mean seconds between two kills")
     parser.add_argument("--roles", default=",".join(ROLES), help="whom to kill")
     parser.add_argument("--stopped", type=float, default=0.0, help="seconds for which a tenth of the victims is stopped (SIGSTOP) in place of killed")
+    parser.add_argument("--real-jobs", type=int, default=100, help="jobs of a real small model, at least; 0: leave that leg out")
+    parser.add_argument("--real-kills", type=int, default=20, help="kill -9s of that leg, at least")
+    parser.add_argument("--real-gap", type=float, default=12.0, help="mean seconds between two of them; a pool takes seconds to load its model")
     parser.add_argument("--power-cuts", type=int, default=20, help="simulated power cuts of the broker; 0: leave them out")
     parser.add_argument("--power-jobs", type=int, default=400, help="jobs of that leg, at least")
     parser.add_argument("--appendfsync", choices=("always", "everysec", "no"), default="always", help="of the broker that loses its power")
@@ -63,6 +67,9 @@ def _legs(asked: argparse.Namespace, folder: Path) -> list[Leg]:
     if asked.kills:
         found.append(_said(legs.kills(folder / "kills", seed=asked.seed, jobs=asked.jobs, most=asked.kills, gap_s=asked.gap, in_flight=asked.in_flight,
                                       roles=tuple(asked.roles.split(",")), stopped_s=asked.stopped, longest_s=asked.longest)))
+    if asked.real_jobs:
+        found.append(_said(real(folder / "real", seed=asked.seed, jobs=asked.real_jobs, most=asked.real_kills, gap_s=asked.real_gap,
+                                in_flight=min(asked.in_flight, 16), more=legs.more, longest_s=asked.longest)))
     if asked.power_cuts and compiler() is None:
         print("power cuts: left out, there is no C compiler to make the shim with (install gcc)", flush=True)
     elif asked.power_cuts:
