@@ -51,8 +51,8 @@ def held(stack: Stack) -> int:
 
 def test_celery_1881_and_4963_a_round_is_never_closed_with_a_part_of_its_replies(stack: Stack) -> None:
     """A chord's body ran although header tasks had failed or were counted twice, or never ran: the ledger counts, whatever the chord does."""
-    members = [Member(model="test/failing:bug"), Member(model="test/slow:1500"), Member(model="test/say:yes"), Member(model="test/slow:1501")]
-    handle = running(stack.client.submit(Ensemble(prompt="?", answer_kind="text", early_stop=False, members=members)))
+    members = [Member(model="test/failing:bug"), Member(model="test/slow:1500"), Member(model="test/say:7"), Member(model="test/slow:1501")]
+    handle = running(stack.client.submit(Ensemble(prompt="?", answer_kind="number", early_stop=False, members=members)))
     # a doubled header return, and a chord counter that claims all have returned
     redis, key = stack.client.ledger.redis, stack.client.ledger.key
     for _ in range(3):
@@ -117,7 +117,7 @@ def test_celery_9674_nothing_unlocks_a_chord_for_ever(stack: Stack) -> None:
 
     wait_for(quiet)
     logs = "".join(path.read_text(errors="replace") for path in (stack.folder / "logs").glob("*.log"))
-    assert "chord_unlock" not in logs
+    assert "chord_unlock[" not in logs  # as Celery logs a task it has received
     assert redis.llen(key("celery")) == 0
 
 
@@ -143,8 +143,7 @@ def test_celery_5732_a_limit_holds_for_all_producers_together(stack: Stack) -> N
         try:
             return clients[n % 4].submit(Inference(model="test/slow:60000", prompt=str(n)))
         except Busy as error:
-            assert error.retry_after_s >= 1
-            return None
+            return None if error.retry_after_s >= 1 else pytest.fail("told to come again at once")
 
     with ThreadPoolExecutor(8) as threads:
         taken = [h for h in threads.map(submit, range(40)) if h is not None]
