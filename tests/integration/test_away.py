@@ -56,7 +56,7 @@ def test_a_coordinator_that_was_away_for_an_hour_catches_up(tmp_path: Path) -> N
             due = stack.client.submit(Inference(model="test/echo", prompt="due"), delay_s=1800)
             not_due = stack.client.submit(Inference(model="test/echo", prompt="not due"), delay_s=7200)
             members = [Member(model="test/say:7")] * 3
-            waiting = stack.client.submit_many([Ensemble(prompt=str(n), answer_kind="number", members=members) for n in range(100)])
+            waiting = stack.client.submit_many([Ensemble(prompt=str(n), answer_kind="number", deadline_s=7200, members=members) for n in range(100)])
             an_hour_ago(stack)
         finally:
             # When it comes back
