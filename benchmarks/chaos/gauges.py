@@ -19,9 +19,11 @@ from symposia_worker.stack import state
 from symposia_worker.stack.folder import Folder
 
 #: what may be gained between the first and the last look without being called growth, whatever the size: megabytes, counts
-SLACK = {"memory MB": 12.0, "handles": 6.0, "threads": 4.0, "Redis MB": 1.5, "Redis keys": 24.0, "Redis clients": 12.0}
+SLACK = {"memory MB": 12.0, "handles": 6.0, "threads": 4.0, "Redis MB": 1.5, "Redis keys": 40.0, "Redis clients": 24.0}
 #: the share of the median that may be gained besides
 SLACK_SHARE = 0.05
+#: parts that fill up to a fixed size for longer than a run lasts: Flower keeps the last 20,000 tasks (5 KB each)
+FILLING = (("flower", "memory MB"),)
 #: the ledger's lists with a fixed greatest length (10,000 ended jobs, 10,000 letters, 1,000 messages): they fill, then stay
 BOUNDED = ("ended", "endings", "dead", "letters", "quarantine")
 #: of each life the first part is left out: modules are imported, pools are filled, arenas are grown
@@ -108,10 +110,11 @@ class Gauges:
         redis, key = self.stack.client.ledger.redis, self.stack.client.ledger.key
         with away():
             facts = redis.info()
+            in_flight = redis.zcard(key("jobs"))
             bounded = sum(redis.memory_usage(key(name), samples=100) or 0 for name in BOUNDED)
         self._add(now, "Redis", "Redis MB", (facts["used_memory"] - bounded) / MB)
         self._add(now, "Redis", "bounded lists MB", bounded / MB)
-        self._add(now, "Redis", "Redis keys", sum(db["keys"] for name, db in facts.items() if name.startswith("db")))
+        self._add(now, "Redis", "Redis keys", sum(db["keys"] for name, db in facts.items() if name.startswith("db")) - in_flight)
         self._add(now, "Redis", "Redis clients", facts["connected_clients"])
 
     def _add(self, now: float, part: str, measure: str, value: float) -> None:
@@ -144,7 +147,8 @@ def trend(part: str, measure: str, points: list[tuple[float, float]]) -> Trend:
     values = [v for _, v in points]
     growth = slope * span_s
     slack = SLACK.get(measure)
-    flat = None if slack is None else growth <= max(slack, SLACK_SHARE * statistics.median(values))
+    filling = any(part.startswith(name) and measure == what for name, what in FILLING)
+    flat = None if slack is None or filling else growth <= max(slack, SLACK_SHARE * statistics.median(values))
     return Trend(part, measure, span_s / 60, values[0], values[-1], max(values), slope * 3600, growth, flat)
 
 

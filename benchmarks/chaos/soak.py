@@ -8,6 +8,7 @@ import json
 import threading
 import time
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -18,10 +19,26 @@ from benchmarks.chaos.killer import ROLES, Killer
 from benchmarks.chaos.load import Ended, Load
 from benchmarks.chaos.report import Leg
 from benchmarks.chaos.stack import Stack, running_stack
+from symposia import Inference
 from symposia_worker.stack import state
 from symposia_worker.stack.folder import Folder
 
 DEVICES = "cpu:0,cpu:1"
+
+
+#: what stands in the place of a job that was judged
+FORGOTTEN = Inference(prompt="?", model="test/echo")
+#: jobs of the burst before the first look: more at once than any pool of threads or connections has places
+BURST = 160
+
+
+def _filled(stack: Stack) -> None:
+    """Fill what grows to a fixed size when it is first needed: threads, connections, caches. Else the filling looks like growth."""
+    jobs = [asked(0, n, healthy=True).job for n in range(BURST // 2)]
+    slow = [Inference(prompt=str(n), model="test/slow:2000") for n in range(BURST)]
+    handles = stack.client.submit_many([*slow, *jobs])
+    with ThreadPoolExecutor(32) as threads:
+        list(threads.map(lambda h: h.wait(600), handles))
 
 
 class Pace:
@@ -43,6 +60,7 @@ def soak(folder: Path, *, seed: int, minutes: float, rate: float, gap_s: float, 
     """The leg. One pool with its engine is never hit, and the coordinator not in the second half, so that some parts live long enough to grow."""
     with running_stack(folder, devices=DEVICES, flower=True) as stack:
         began = time.monotonic()
+        _filled(stack)
         gauges, judge = Gauges(stack, every_s=min(10.0, minutes * 60 / 40), shortest_s=min(SHORTEST_S, minutes * 24)), _Judge()
         killer = Killer(stack, seed, gap_s, ROLES, stopped_s, spared=set(_spared(stack)))
         pace = Pace(rate, minutes * 60)
@@ -62,8 +80,8 @@ def soak(folder: Path, *, seed: int, minutes: float, rate: float, gap_s: float, 
         gauges.stop()
         visitor.stop()
         trends = gauges.trends()
-        broken = judge.broken + audit.audit(stack, load.ended, judged=True) + [f"{t.part}: {t.measure} grows: {t.row}" for t in trends if t.flat is False]
         (folder / "gauges.json").write_text(json.dumps([[*k, [(round(t - began, 1), round(v, 3)) for t, v in p]] for k, p in gauges.seen.items()]))
+        broken = judge.broken + audit.audit(stack, load.ended, judged=True, before=BURST + BURST // 2) + [f"{t.part}: {t.measure} grows: {t.row}" for t in trends if t.flat is False]
         return Leg(f"soak of {minutes:g} min", seed, load.ended, killer.kills, stack.client.stats(), broken, time.monotonic() - began,
                    [*_table(trends), _per_job(trends, len(load.ended), minutes),
                     f"HTTP API and Flower: {visitor.answered} answers, {visitor.failed} failed"])
@@ -78,7 +96,7 @@ class _Judge:
     def take(self, seen: Ended) -> None:
         self.broken += [f"{seen.asked.job_id} ({seen.asked.job.name}): {word}" for word in audit.of_one(seen)]
         seen.result = None
-        seen.asked = dataclasses.replace(seen.asked, vectors=None, answer=None)
+        seen.asked = dataclasses.replace(seen.asked, job=FORGOTTEN, vectors=None, answer=None)
 
 
 class _Visitor:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from symposia_shared.archive import Archive
 from symposia_shared.errors import Unavailable
+from symposia_shared.ledger import LEASE_MS, Ledger
 from symposia_shared.turns import Reply
 from symposia_shared.values import Value
 from symposia_worker.spool import Spool, Spooled
@@ -49,6 +50,18 @@ class _Waiting:
         if self.text is None:
             self.text = self.reply.to_json()
         return self.text
+
+
+def hold_leases(ledger: Ledger, spool: Spool, until: threading.Event) -> None:
+    """Renew the leases of what an earlier process of the pool left, until its next one does: a checkpoint takes longer to load than a lease lasts."""
+    held = [(spooled.claim.seat, spooled.claim.fence) for spooled in spool.restore()]
+    while held and not until.is_set():
+        try:
+            lost = set(ledger.renew(held))
+            held = [(seat, fence) for seat, fence in held if seat not in lost]
+        except Unavailable as error:
+            log.warning("the leases of %d spooled replies are not renewed: %s", len(held), error)
+        until.wait(LEASE_MS / 10_000)
 
 
 class Keeping:

@@ -34,6 +34,7 @@ from symposia_worker.course import Course
 from symposia_worker.engines.client import EngineProcess
 from symposia_worker.engines.openai.endpoint import Endpoint
 from symposia_worker.engines.protocol import EngineChoice, Mode
+from symposia_worker.keeping import hold_leases
 from symposia_worker.pool import Placement, Pool
 from symposia_worker.spool import Spool
 from symposia_worker.tasks import coordinator_tasks, pool_tasks
@@ -143,6 +144,14 @@ class _PoolProgram:
 
     def start(self) -> None:
         warm(self.app, self.archive)
+        loaded = threading.Event()
+        threading.Thread(target=hold_leases, args=(self.ledger, self.spool, loaded), name="hold leases", daemon=True).start()
+        try:
+            self._start()
+        finally:
+            loaded.set()
+
+    def _start(self) -> None:
         self.engine.start()
         models: dict[str, dict[str, object]] = {model: self._load(model) for model in self.plan.models}
         for model in sorted(wanted(self.ledger, self.plan.name) - set(models)):

@@ -141,7 +141,7 @@ class Spool:
             self.full = ""
 
     def restore(self) -> list[Spooled]:
-        """What an earlier process left, oldest first; what cannot be read is put aside as ``*.damaged``."""
+        """What is in the folder, oldest first, an earlier process's included; what cannot be read is put aside as ``*.damaged``."""
         if self.folder == Path() or not self.folder.is_dir():
             return []
         found = []
@@ -154,8 +154,9 @@ class Spool:
                     path.replace(path.with_suffix(".damaged"))
                 continue
             with self._mutex:
-                self._sizes[spooled.id] = path.stat().st_size
-                self.bytes += path.stat().st_size
+                if spooled.id not in self._sizes:
+                    self._sizes[spooled.id] = path.stat().st_size
+                    self.bytes += path.stat().st_size
             found.append(spooled)
         for torn in self.folder.glob("*.part"):
             with contextlib.suppress(OSError):
