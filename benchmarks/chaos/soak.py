@@ -81,7 +81,8 @@ def soak(folder: Path, *, seed: int, minutes: float, rate: float, gap_s: float, 
         visitor.stop()
         trends = gauges.trends()
         (folder / "gauges.json").write_text(json.dumps([[*k, [(round(t - began, 1), round(v, 3)) for t, v in p]] for k, p in gauges.seen.items()]))
-        broken = judge.broken + audit.audit(stack, load.ended, judged=True, before=BURST + BURST // 2) + [f"{t.part}: {t.measure} grows: {t.row}" for t in trends if t.flat is False]
+        broken = judge.broken + audit.audit(stack, load.ended, judged=True, before=BURST + BURST // 2)
+        broken += [f"{t.part}: {t.measure} grows: {t.row}" for t in trends if t.flat is False]
         return Leg(f"soak of {minutes:g} min", seed, load.ended, killer.kills, stack.client.stats(), broken, time.monotonic() - began,
                    [*_table(trends), _per_job(trends, len(load.ended), minutes),
                     f"HTTP API and Flower: {visitor.answered} answers, {visitor.failed} failed"])
