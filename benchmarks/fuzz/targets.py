@@ -11,7 +11,6 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from benchmarks.chaos.journal import commands
 from benchmarks.fuzz import seeds
 from benchmarks.fuzz.spoil import raw, spoiled, texts
 from symposia.cli.jobs import read_job
@@ -20,7 +19,6 @@ from symposia.cli.replay import replayed
 from symposia_shared import settings as configured
 from symposia_shared.catalogue import Catalogue, Entry, Facts
 from symposia_shared.errors import BadInput, SymposiaError
-from symposia_shared.ledger import Seat
 from symposia_shared.ledger.dead import Letter
 from symposia_shared.ledger.quarantined import Quarantined
 from symposia_shared.ledger.tenants import ApiKey
@@ -227,12 +225,6 @@ def _length(given: str) -> object:
     return seconds
 
 
-def _seat(given: str) -> object:
-    seat = Seat("job", 3, 4)
-    same(seat, Seat.of(seat.key))
-    return list(commands(given.encode("utf-8", "surrogatepass")))
-
-
 def targets() -> list[Target]:
     """All of them."""
     chat, line = seeds.CHAT, st.one_of(raw(seeds.LINES), spoiled(seeds.LINES).map(lambda v: json.dumps(v).encode()))
@@ -249,5 +241,4 @@ def targets() -> list[Target]:
         Target("message", st.tuples(spoiled([seeds.HEADERS]), spoiled([seeds.BODY])), _message),
         Target("piece of an answer", texts(['{"f":"1.x.0","a":0,"t":"abc"}', '["1.x.0",0,"abc"]']), _piece), Target("cron", texts(seeds.CRONS), _cron),
         Target("length of time", texts(["90", "10m", "2h", "1d"]), _length),
-        Target("journal", texts(["*1\r\n$3\r\nSET\r\n", "*2\r\n$1\r\na\r\n$-1\r\n"]), _seat),
     ]

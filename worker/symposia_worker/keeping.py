@@ -7,7 +7,7 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -52,9 +52,9 @@ class _Waiting:
         return self.text
 
 
-def hold_leases(ledger: Ledger, spool: Spool, until: threading.Event) -> None:
+def hold_leases(ledger: Ledger, left: Sequence[Spooled], until: threading.Event) -> None:
     """Renew the leases of what an earlier process of the pool left, until its next one does: a checkpoint takes longer to load than a lease lasts."""
-    held = [(spooled.claim.seat, spooled.claim.fence) for spooled in spool.restore()]
+    held = [(spooled.claim.seat, spooled.claim.fence) for spooled in left]
     while held and not until.is_set():
         try:
             lost = set(ledger.renew(held))

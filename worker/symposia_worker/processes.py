@@ -145,7 +145,7 @@ class _PoolProgram:
     def start(self) -> None:
         warm(self.app, self.archive)
         loaded = threading.Event()
-        threading.Thread(target=hold_leases, args=(self.ledger, self.spool, loaded), name="hold leases", daemon=True).start()
+        threading.Thread(target=hold_leases, args=(self.ledger, self.spool.restore(), loaded), name="hold leases", daemon=True).start()
         try:
             self._start()
         finally:
