@@ -54,7 +54,8 @@ LINES: list[Any] = [{"custom_id": f"row-{n}", "method": "POST", "url": url, "bod
 TEAMS = ["ensemble:a,b,c", "debate:x=test/echo,y=test/say:7;rounds=2", "pipeline:a,b;deadline_s=5", 'ensemble:a,b,c;weights={"a":1}', "adversarial:m%2Cn,b"]
 CRONS = ["0 4 * * *", "*/5 1-3 * 2 1,2", "59 23 29 2 0", "0 0 1 1 *"]
 CHECKPOINT: dict[str, Any] = {
-    "id": "lab/one", "base": "lab/one", "revision": "main", "source": {"kind": "hub", "repo": "lab/one", "revision": "main"}, "architecture": "LlamaForCausalLM",
+    "id": "lab/one", "base": "lab/one", "revision": "main",
+    "source": {"kind": "hub", "repo": "lab/one", "revision": "main"}, "architecture": "LlamaForCausalLM",
     "parameters": 1000, "context": 128, "licence": "Apache-2.0", "capabilities": ["generate"],
 }
 FACTS: dict[str, Any] = {
