@@ -74,6 +74,8 @@ class Keeping:
         self._shelved: dict[str, Ticket] = {}
         #: being sent to S3 now, and sent but not yet recorded
         self._sending: set[str] = set()
+        #: how many are being sent from the spool, how many failed in a row, and when the next may be
+        self._under_way, self._failures, self._not_before = 0, 0, 0.0
         self._mutex = threading.Lock()
         self._thread = threading.Thread(target=self._loop, name="keeping", daemon=True)
         #: threads of their own: writes that hang shall not keep prompts from being read
@@ -166,18 +168,11 @@ class Keeping:
         self.tickets.shelve(ticket)
 
     def _loop(self) -> None:
-        attempt, not_before = 0, 0.0
         while not self._stopped.wait(LOOK_S):
             try:
                 self._look()
-                if time.monotonic() < not_before:
-                    continue
-                sent, failed = self._send_some()
-                if failed:
-                    not_before = time.monotonic() + _backoff(attempt)
-                    attempt += 1
-                elif sent:
-                    attempt = 0
+                if time.monotonic() >= self._not_before:
+                    self._send_some()
             except Exception:
                 log.exception("the spool")
 
@@ -187,13 +182,27 @@ class Keeping:
             if now - waiting.since > SLOW_S and (room or not waiting.refused):
                 self._to_spool(waiting)
 
-    def _send_some(self) -> tuple[int, int]:
-        """Send from the spool, oldest first; returns how many were taken and how many not."""
+    def _send_some(self) -> None:
+        """Begin to send from the spool, oldest first, without waiting: where S3 hangs, what comes meanwhile must still be spooled."""
         with self._mutex:
-            due = [t for i, t in self._shelved.items() if i not in self._sending][:AT_ONCE]
+            due = [t for i, t in self._shelved.items() if i not in self._sending][:max(0, AT_ONCE - self._under_way)]
             self._sending.update(t.id for t in due)
-        outcomes = list(self._senders.map(self._send, due))
-        return sum(outcomes), len(outcomes) - sum(outcomes)
+            self._under_way += len(due)
+        for ticket in due:
+            self._senders.submit(self._send_one, ticket)
+
+    def _send_one(self, ticket: Ticket) -> None:
+        try:
+            sent = self._send(ticket)
+        except Exception:
+            log.exception("sending %s from the spool", ticket.claim.seat.key)
+            sent = False
+        with self._mutex:
+            self._under_way -= 1
+            self._failures = 0 if sent else self._failures + 1
+            if not sent:
+                self._sending.discard(ticket.id)
+                self._not_before = time.monotonic() + _backoff(self._failures)
 
     def _send(self, ticket: Ticket) -> bool:
         spooled = self.spool.get(ticket.id)
@@ -208,8 +217,6 @@ class Keeping:
             kept = self.archive.reply(ticket.claim, spooled.reply)
         except Unavailable as error:
             log.warning("waiting, with %d replies in the spool: %s", len(self.spool), error)
-            with self._mutex:
-                self._sending.discard(ticket.id)
             return False
         self._put(ticket, _AReply.model_validate({"reply": json.loads(spooled.reply)}).reply, kept)
         return True
