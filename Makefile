@@ -11,7 +11,7 @@ help:
 	@echo "make test    install, then run every test"
 	@echo "make test-newest  of those, the torch engine's on the newest transformers (part of make test)"
 	@echo "make bench   install, then measure the engines beside their peers, and the queue beside a raw Celery task"
-	@echo "make chaos   install, then kill processes of a stack under load, cut its broker's power, and audit every job (about half an hour)"
+	@echo "make chaos   install, then kill processes of a stack under load, cut its broker's power, and audit every job (hours; see docs/RELIABILITY.md)"
 	@echo "make gpu     the tests and benchmarks that need a CUDA device"
 	@echo "make lint    ruff, mypy --strict and the floors"
 	@echo "make audit   known vulnerabilities of what is installed (asks the advisory service of PyPI)"

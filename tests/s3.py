@@ -10,9 +10,10 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 from pydantic import SecretStr
 
@@ -24,18 +25,20 @@ _SERVERS = ("s3", "master", "volume", "filer", "admin")
 
 
 @contextmanager
-def running_s3(folder: Path, *, start_timeout_s: float = 60.0) -> Iterator[S3Settings]:
+def running_s3(folder: Path, *, start_timeout_s: float = 60.0, others: Sequence[Mapping[str, Any]] = (), bucket: str = "tests") -> Iterator[S3Settings]:
     """An empty bucket on a server that ends with the block, or with this process, whose main thread must enter it.
+
+    ``others``: identities that enter it beside the one returned, which may do everything.
 
     Raises RuntimeError with the server's log where it does not start.
     """
     folder.mkdir(parents=True, exist_ok=True)
     ports = _free_ports(2 * len(_SERVERS))
     secret = secrets.token_hex(8)
-    settings = S3Settings(endpoint_url=f"http://127.0.0.1:{ports[0]}", access_key="test", secret_key=SecretStr(secret), bucket="tests")
+    settings = S3Settings(endpoint_url=f"http://127.0.0.1:{ports[0]}", access_key="test", secret_key=SecretStr(secret), bucket=bucket)
     (folder / "data").mkdir()
     identity = {"name": "test", "credentials": [{"accessKey": "test", "secretKey": secret}], "actions": ["Admin", "Read", "Write", "List", "Tagging"]}
-    (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
+    (folder / "s3.json").write_text(json.dumps({"identities": [identity, *others]}))
     flags = [f"-{name}.port={ports[2 * i]}" for i, name in enumerate(_SERVERS)]
     flags += [f"-{name}.port.grpc={ports[2 * i + 1]}" for i, name in enumerate(_SERVERS)]
     command = [

@@ -43,6 +43,8 @@ class Killer:
     roles: tuple[str, ...] = ROLES
     stopped_s: float = 0.0
     most: int = 1_000_000
+    #: pids that are left alone
+    spared: set[int] = field(default_factory=set)
     kills: list[Kill] = field(default_factory=list)
     _stop: threading.Event = field(default_factory=threading.Event)
     _threads: list[threading.Thread] = field(default_factory=list)
@@ -74,7 +76,7 @@ class Killer:
         dice = random.Random(f"killer:{self.seed}")
         while not self.enough and not self._stop.wait(min(dice.expovariate(1 / self.gap_s), 5 * self.gap_s)):
             role, lot, stopping = dice.choice(self.roles), dice.random(), dice.random() < 0.1
-            pids = self.stack.pids(role)
+            pids = [p for p in self.stack.pids(role) if p not in self.spared]
             if not pids:
                 continue
             pid = pids[int(lot * len(pids))]

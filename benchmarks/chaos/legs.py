@@ -30,12 +30,12 @@ def kills(folder: Path, *, seed: int, jobs: int, most: int, gap_s: float, in_fli
         whole_journal(stack)
         began = time.monotonic()
         killer = Killer(stack, seed, gap_s, roles, stopped_s, most)
-        load = Load(stack, partial(asked, seed), _more(killer, jobs, began + longest_s), in_flight)
+        load = Load(stack, partial(asked, seed), more(killer, jobs, began + longest_s), in_flight)
         killer.start()
         ended = load.run()
         killer.stop()
         broken = audit(stack, ended)
-        return _judged(stack, "kills", seed, load, killer, broken, began, folder / "broker")
+        return judged(stack, "kills", seed, load, killer, broken, began, folder / "broker")
 
 
 def power_cuts(folder: Path, *, seed: int, jobs: int, most: int, gap_s: float, in_flight: int, appendfsync: str = "always",
@@ -45,11 +45,11 @@ def power_cuts(folder: Path, *, seed: int, jobs: int, most: int, gap_s: float, i
           running_stack(folder / "stack", devices=DEVICES, broker_url=broker.url) as stack):
         began = time.monotonic()
         cuts = Cuts(stack, broker, seed=seed, gap_s=gap_s, most=most)
-        load = Load(stack, partial(asked, seed), _more(cuts, jobs, began + longest_s), in_flight)
+        load = Load(stack, partial(asked, seed), more(cuts, jobs, began + longest_s), in_flight)
         cuts.start()
         ended = load.run()
         cuts.stop()
-        leg = _judged(stack, f"power cuts, appendfsync {appendfsync}", seed, load, cuts, audit(stack, ended), began, broker.data)
+        leg = judged(stack, f"power cuts, appendfsync {appendfsync}", seed, load, cuts, audit(stack, ended), began, broker.data)
         leg.notes.append(f"bytes written and lost per cut: {broker.lost}")
         return leg
 
@@ -65,18 +65,18 @@ def rolling(folder: Path, *, seed: int, times: int, in_flight: int) -> Leg:
         return Leg("rolling restart", seed, ended, rolled.result(), stack.client.stats(), broken, time.monotonic() - began)
 
 
-def _more(killer: Killer | Cuts, jobs: int, until: float) -> Callable[[int], bool]:
+def more(killer: Killer | Cuts, jobs: int, until: float) -> Callable[[int], bool]:
     """Whether an n-th job is to be asked. After the last one nothing is killed any more: what is in flight would otherwise be kept from its end."""
-    def more(number: int) -> bool:
+    def another(number: int) -> bool:
         if time.monotonic() < until and (number < jobs or not killer.enough):
             return True
         killer.cease()
         return False
 
-    return more
+    return another
 
 
-def _judged(stack: Stack, name: str, seed: int, load: Load, killer: Killer | Cuts, broken: list[str], began: float, broker: Path) -> Leg:
+def judged(stack: Stack, name: str, seed: int, load: Load, killer: Killer | Cuts, broken: list[str], began: float, broker: Path) -> Leg:
     """A leg with what the broker's journal says of it, too."""
     found = journal.read(broker, stack.client.settings.prefix)
     notes = [f"journal: {found.commands} commands, {found.claims} claims, {found.recorded} replies recorded, {len(found.ends)} jobs ended"

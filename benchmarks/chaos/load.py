@@ -44,6 +44,8 @@ class Load:
     #: seconds a job may take to end, kills and all
     patience_s: float = 240.0
     ended: list[Ended] = field(default_factory=list)
+    #: told each job once it has ended, or was given up
+    on_end: Callable[[Ended], None] = lambda _: None
     halt: threading.Event = field(default_factory=threading.Event)
     _next: int = 0
     _mutex: threading.Lock = field(default_factory=threading.Lock)
@@ -70,6 +72,7 @@ class Load:
             except (SymposiaError, OSError, AssertionError) as error:
                 seen.wrong = f"{type(error).__name__}: {error}"
             seen.took_s = time.monotonic() - began
+            self.on_end(seen)
 
     def _through(self, seen: Ended) -> None:
         until = time.monotonic() + self.patience_s

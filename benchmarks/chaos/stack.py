@@ -49,10 +49,10 @@ def environ(more: Mapping[str, str]) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def running_stack(folder: Path, *, devices: str, broker_url: str | None = None) -> Iterator[Stack]:
+def running_stack(folder: Path, *, devices: str, broker_url: str | None = None, flower: bool = False) -> Iterator[Stack]:
     """A stack of the scripted checkpoints, from ready to stopped. ``broker_url``: a broker of the caller's in place of the embedded one."""
     more = {} if broker_url is None else {"SYMPOSIA_BROKER_URL": broker_url}
-    command = [*SYMPOSIA, "up", "--detach", "--test-models", "--no-flower", f"--devices={devices}", "--dir", str(folder)]
+    command = [*SYMPOSIA, "up", "--detach", "--test-models", *([] if flower else ["--no-flower"]), f"--devices={devices}", "--dir", str(folder)]
     up = subprocess.run(command, capture_output=True, text=True, env=environ(more), timeout=300, check=False)
     settings = load(folder)
     if broker_url is not None:

@@ -243,9 +243,17 @@ class Catalogue(Mapping[str, Entry]):
         self._raw: dict[str, Any] = {}
         self._entries: dict[str, Entry] = {}
         self._alias: dict[str, str] = {}
-        for item in raw.get("checkpoint", ()):
+        items = raw.get("checkpoint", ())
+        if not isinstance(items, (list, tuple)):
+            raise BadInput(f"the catalogue's 'checkpoint' is a {type(items).__name__}, not a list of tables.", field="checkpoint",
+                           remedy="Write each entry under [[checkpoint]].")
+        for item in items:
+            aliases = item.get("aliases", ()) if isinstance(item, Mapping) else None
+            if not isinstance(item, Mapping) or not isinstance(aliases, (list, tuple)):
+                raise BadInput(f"an entry of the catalogue is {item!r:.80}, not a table with a list of aliases.", field="checkpoint", value=item,
+                               remedy="Write it under [[checkpoint]].")
             name = str(item.get("id", ""))
-            for key in (name, *(str(a) for a in item.get("aliases", ()))):
+            for key in (name, *(str(a) for a in aliases)):
                 if key in self._raw or key in self._alias:
                     raise BadInput(f"the catalogue names {key!r} twice.", field="id", value=key, remedy="Remove one of the entries.")
                 self._alias[key] = name

@@ -47,6 +47,22 @@ class LimitSettings(BaseModel):
     reuse_s: float = Field(7 * 86_400.0, ge=1.0, le=400 * 86_400.0)
 
 
+class SpoolSettings(BaseModel):
+    """Where a pool keeps replies that S3 does not take, and how much of them."""
+
+    #: None: ``spool`` in the stack's folder; each pool has a folder of its name in it
+    folder: Path | None = None
+    #: bytes of one pool's; when they are full it takes no more turns. 0: nothing is spooled, what S3 does not take waits in memory
+    max_bytes: int = Field(1024 * 1024 * 1024, ge=0)
+
+
+class DeviceSettings(BaseModel):
+    """What becomes of a device that fails."""
+
+    #: seconds of its first quarantine; each that follows without an answer between lasts twice as long, up to an hour
+    quarantine_s: float = Field(300.0, gt=0.0, le=3600.0)
+
+
 class ApiSettings(BaseModel):
     """The HTTP API: its first key, and what one request may ask for; beyond it is refused."""
 
@@ -162,6 +178,8 @@ class Settings(BaseSettings):
     webhooks: WebhookSettings = WebhookSettings()
     retention: RetentionSettings = RetentionSettings()
     batches: BatchSettings = BatchSettings()
+    spool: SpoolSettings = SpoolSettings()
+    devices: DeviceSettings = DeviceSettings()
     #: the key that messages are signed with, the same for all producers and workers of a deployment
     message_key: SecretStr | None = None
     #: every Redis key and channel of ours starts with it
@@ -211,6 +229,8 @@ class Settings(BaseSettings):
             "SYMPOSIA_MESSAGE_KEY": self.message_key.get_secret_value() if self.message_key else None,
             "SYMPOSIA_DIR": str(self.dir), "SYMPOSIA_S3__ENDPOINT_URL": self.s3.endpoint_url, "SYMPOSIA_S3__REGION": self.s3.region,
             "SYMPOSIA_S3__ACCESS_KEY": self.s3.access_key, "SYMPOSIA_S3__BUCKET": self.s3.bucket,
+            "SYMPOSIA_SPOOL__FOLDER": str(self.spool.folder) if self.spool.folder else None, "SYMPOSIA_SPOOL__MAX_BYTES": str(self.spool.max_bytes),
+            "SYMPOSIA_DEVICES__QUARANTINE_S": str(self.devices.quarantine_s),
             "SYMPOSIA_S3__SECRET_KEY": self.s3.secret_key.get_secret_value() if self.s3.secret_key else None,
         }
         return {name: value for name, value in pairs.items() if value is not None}

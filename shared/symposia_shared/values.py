@@ -15,7 +15,8 @@ from symposia_shared.errors import BadInput
 class Value(BaseModel):
     """A frozen value; a field it does not know is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    # a length, any length, has pydantic look at a text's characters: half of a surrogate pair can be held in a str, but never be written
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, str_min_length=0)
 
     @classmethod
     def parse(cls, raw: Mapping[str, Any]) -> Self:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from benchmarks.chaos import jobs, legs
 from benchmarks.chaos.audit import audit, changed, of_journal
+from benchmarks.chaos.gauges import trend, warmed
 from benchmarks.chaos.journal import commands, read
 from benchmarks.chaos.load import Load
 from benchmarks.chaos.power import compiler, cut_to_notes, running_broker
@@ -108,6 +110,22 @@ def test_a_run_is_drawn_by_its_seed() -> None:
     assert [jobs.asked(1, n) for n in range(50)] == [jobs.asked(1, n) for n in range(50)]
     kinds = {jobs.asked(1, n).job.name for n in range(200)}
     assert kinds == {"inference", "embedding", *jobs.FEWEST}
+
+
+def test_a_soak_tells_growth_from_noise_from_a_first_filling_and_from_a_life_too_short() -> None:
+    # Given an hour of samples: noise, a leak of a megabyte a minute, one that fills during its first minutes
+    times = [10.0 * n for n in range(360)]
+    noise = [(t, 100.0 + 8.0 * math.sin(t)) for t in times]
+    leak = [(t, 100.0 + t / 60 + 3.0 * math.sin(t)) for t in times]
+    filling = [(t, min(200.0, 100.0 + t / 3)) for t in times]
+    verdicts = {name: trend("pool", "memory MB", warmed(points)).flat for name, points in (("noise", noise), ("leak", leak), ("filling", filling))}
+    assert verdicts == {"noise": True, "leak": False, "filling": True}
+    # a single peak or dip decides nothing, a leak of handles does, and what lived for a minute tells nothing
+    assert trend("pool", "handles", [(t, 40.0 + 400.0 * (t == 1800.0)) for t in times]).flat
+    assert not trend("pool", "handles", [(t, 40.0 + t / 60) for t in times]).flat
+    assert warmed(noise[:6]) == []
+    # disk grows with the results, which is told and not judged
+    assert trend("disk: store", "MB", leak).flat is None
 
 
 def test_recovery_times_are_spread_by_nearest_rank() -> None:

@@ -81,6 +81,7 @@ class Heartbeat:
             "role": "pool", "pid": os.getpid(), "device": pool.device, "engine_pid": pool.engine.pid, "host": socket.gethostname(),
             "ready_at": self.ready_at, "beat_at": time.time(), "models": pool.placement.shown, "queues": pool.placement.queues,
             "slots": pool.tickets.slots, "held": len(pool.tickets), "origin": pool.origin, "repeats": pulse.repeats if pulse else 0,
+            "idle_because": pool.idle_because, "spooled": {"replies": len(pool.recorder.keeping.spool), "bytes": pool.recorder.keeping.spool.bytes},
             "resident": sorted(pool.swapping.residents.all) if pool.swapping is not None else pool.placement.checkpoints,
             "memory_bytes": pool.memory_bytes, "tokens": pool.burden.tokens, "placement": pool.reconciler.version if pool.reconciler else 0,
             "engines": {m: f"{place['engine']} {place.get('mode', '')}".strip() for m, place in models.items() if "engine" in place},
@@ -92,4 +93,4 @@ class Heartbeat:
     def _count_peers(self) -> None:
         now, mine = time.time(), set(self.pool.placement.queues)
         self.peers = max(1, sum(1 for w in self.pool.ledger.workers().values()
-                                if w["role"] == "pool" and now - w["beat_at"] < 10 and mine & set(w.get("queues", ()))))
+                                if w["role"] == "pool" and now - w["beat_at"] < 10 and not w.get("idle_because") and mine & set(w.get("queues", ()))))

@@ -21,8 +21,9 @@ from symposia_shared.broker import Doorbell, placed_as
 from symposia_shared.errors import SymposiaError, Unavailable
 from symposia_shared.jobs import parse_single
 from symposia_shared.ledger import Ledger, Seat
+from symposia_shared.ledger.quarantined import Quarantines
 from symposia_shared.reuse import Replies
-from symposia_shared.turns import LIKENESS, Abstention, Cause, Completion, Timing, Turn
+from symposia_shared.turns import LIKENESS, Abstention, Cause, Completion, Reply, Timing, Turn
 from symposia_worker.adoption import Adoption
 from symposia_worker.burden import Burden
 from symposia_worker.checks import COMPARER, checked
@@ -31,13 +32,15 @@ from symposia_worker.engines.protocol import Pulse
 from symposia_worker.heartbeat import BEAT_S, Heartbeat
 from symposia_worker.nudges import Nudges
 from symposia_worker.placement import Placement
+from symposia_worker.quarantine import FIRST_S, Quarantine
 from symposia_worker.reconciling import Reconciler
 from symposia_worker.recorder import Recorder
 from symposia_worker.reusing import Reusing
 from symposia_worker.revival import Revival
 from symposia_worker.saying import Sayer
+from symposia_worker.spool import Spool
 from symposia_worker.swapping import Swapping
-from symposia_worker.tickets import Suspects, Ticket, Tickets
+from symposia_worker.tickets import SUSPECT_DEATHS, Suspects, Ticket, Tickets
 
 log = logging.getLogger(__name__)
 
@@ -47,8 +50,6 @@ BELL_CLAIMS = 8
 MOST_DEATHS, MOST_ATTEMPTS = 4, 20
 #: seconds a pool takes no turn after its device could not answer one: what fails fast would else take every turn from those that work
 REST_S = 10.0
-#: a turn whose engine died this often runs beside no other such turn, so that one that kills engines is told from its neighbours
-SUSPECT_DEATHS = 2
 
 
 class EngineSeat(Protocol):
@@ -65,6 +66,8 @@ class EngineSeat(Protocol):
 
     def cancel(self, turn_id: str) -> None: ...
 
+    def kill(self) -> None: ...
+
     def restart(self) -> None: ...
 
     def stop(self) -> object: ...
@@ -75,7 +78,8 @@ class Pool:
 
     def __init__(self, *, name: str, device: str, slots: int, ledger: Ledger, archive: Archive, course: Course, bell: Doorbell, engine: EngineSeat,
                  placement: Placement, origin: str = "", watch: bool = True, adopt: Callable[[str], dict[str, object]] | None = None,
-                 rests_for: frozenset[Cause] = frozenset(), reuse_s: float = 7 * 86_400.0, memory_bytes: int = 0, swapping: Swapping | None = None) -> None:
+                 rests_for: frozenset[Cause] = frozenset(), reuse_s: float = 7 * 86_400.0, memory_bytes: int = 0, swapping: Swapping | None = None,
+                 spool: Spool | None = None, quarantine_s: float = FIRST_S) -> None:
         self.name, self.device, self.ledger, self.archive, self.course, self.bell = name, device, ledger, archive, course, bell
         self.engine, self.placement, self.origin, self.watch = engine, placement, origin, watch
         self.tickets = Tickets(slots)
@@ -84,13 +88,14 @@ class Pool:
         #: causes after which it rests, so that another pool of the queue may take the turn that is tried again
         self._rests_for = rests_for
         self._rest_until = 0.0
+        self.quarantine = Quarantine(name, device, Quarantines(ledger), first_s=quarantine_s)
         self._suspects = Suspects()
         # texts are compared one check after another, the first of which waits for torch: no paper shall wait behind them
         self._comparing = ThreadPoolExecutor(1, thread_name_prefix="likeness")
         self.stopping = threading.Event()
         self.stopped = threading.Event()
         self.recorder = Recorder(ledger=ledger, archive=archive, course=course, bell=bell, tickets=self.tickets, stopping=self.stopping,
-                                 stopped=self.stopped, on_end=self._ended, on_recorded=self._feed_if_left)
+                                 stopped=self.stopped, on_end=self._ended, on_recorded=self._feed_if_left, spool=spool)
         self._sayer = Sayer(ledger)
         self._reusing = Reusing(Replies(archive.store, life_s=reuse_s), device=device, run=self._generate, record=self.recorder.put)
         self._left = 0
@@ -105,6 +110,7 @@ class Pool:
     def start(self) -> None:
         """Say what is served, then begin to beat and to record. The engine is up and its checkpoints are loaded."""
         self.recorder.patiently(lambda: self.ledger.place(self.name, self.placement.models, origin=self.origin))
+        self.recorder.patiently(self.quarantine.resume)
         self.recorder.start()
         self._sayer.start()
         self.revival.start()
@@ -158,8 +164,8 @@ class Pool:
         while not self.stopping.is_set():
             ticket = self.tickets.attend(seat)
             if ticket is not None:
-                ticket.over.wait()
-                return ticket.outcome
+                ticket.let_go.wait()
+                return ticket.outcome or "its reply waits for S3"
             if not self.revival.wait_up(1.0) or self._rests(wait_s=1.0):
                 continue
             named = self._claim(named=seat, wait_s=1.0)
@@ -245,6 +251,9 @@ class Pool:
         seat, turn = ticket.claim.seat, ticket.turn
         assert turn is not None  # noqa: S101 - it was read before
         try:
+            if not self.revival.up:  # it may run already, and is being asked by itself
+                self.give_back([ticket], killed=False)
+                return
             if self.swapping is not None and not self.swapping.enter(ticket):
                 self.give_back([ticket], killed=False)
                 return
@@ -276,12 +285,24 @@ class Pool:
             self._rest_until = time.monotonic() + REST_S
         if ticket.turn is not None:
             self.burden.learn(ticket.turn, reply)
+        self._judge(ticket, reply)
         timing = Timing(claimed_at=ticket.claimed_at, first_token_at=ticket.first_token_at, last_token_at=time.time())
         reply = reply.model_copy(update={"timing": timing, "pool": self.name})
         if ticket.reuse_key:
             self.recorder.later(self._reusing.done, ticket, reply, self.placement.models)
         else:
             self.recorder.put(ticket, reply)
+
+    def _judge(self, ticket: Ticket, reply: Reply) -> None:
+        """What a reply says of the device; an endpoint's faults are told and rested from as they come."""
+        if self._rests_for or (ticket.turn is not None and ticket.turn.is_check):
+            return
+        if reply.spoke:
+            self.quarantine.worked()
+        elif isinstance(reply, Abstention) and reply.cause == "device_lost":
+            self.quarantine.failed()
+            if self.quarantine.doubtful:
+                self.engine.kill()  # its death leads to a new process, which is asked by itself
 
     # -- what follows a record -------------------------------------------------------------------------------------
 
@@ -310,11 +331,16 @@ class Pool:
             log.warning("cannot claim: %s", error)
 
     def _rests(self, wait_s: float = 0.0) -> bool:
-        """Whether no turn is to be taken now, because the device has just failed some; waits up to ``wait_s`` for the end of that."""
-        left = self._rest_until - time.monotonic()
+        """Whether no turn is to be taken now (``idle_because``, or the device has just failed some); waits up to ``wait_s`` for the end of that."""
+        left = max(self._rest_until - time.monotonic(), wait_s if self.idle_because else 0.0, bool(self.idle_because))
         if left > 0 and wait_s:
             self.stopping.wait(min(left, wait_s))
         return left > 0
+
+    @property
+    def idle_because(self) -> str:
+        """Why no turn is taken; '' where turns are."""
+        return self.quarantine.why or self.recorder.keeping.spool.full
 
     # -- the end ---------------------------------------------------------------------------------------------------
 
@@ -330,9 +356,11 @@ class Pool:
         """Claim nothing more, let what runs end within ``grace_s`` seconds, hand the rest back."""
         self.stopping.set()
         until = time.monotonic() + grace_s
-        while len(self.tickets) and time.monotonic() < until:
+        while self.tickets.busy and time.monotonic() < until:
             time.sleep(0.05)
-        rest = self.tickets.all()
+        self.recorder.keeping.spool_all()
+        # what is in the spool keeps its lease: the next process of this pool records it
+        rest = [t for t in self.tickets.all() if not t.shelved]
         try:
             if rest:
                 self.ledger.hand_back([(t.claim.seat, t.claim.fence) for t in rest], killed=False)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import re
 import sys
 import threading
 import time
@@ -41,12 +42,14 @@ from symposia_worker.engines.client import EngineProcess
 from symposia_worker.engines.openai.endpoint import Endpoint
 from symposia_worker.engines.protocol import Dtype, EngineChoice, Mode
 from symposia_worker.joining import await_name
+from symposia_worker.keeping import hold_leases
 from symposia_worker.models.cache import cache_folder, shared_cache
 from symposia_worker.models.prefetching import Watch
 from symposia_worker.notices.teller import Teller
 from symposia_worker.placement import Placement
 from symposia_worker.pool import Pool
 from symposia_worker.reconciling import Grasp, Reconciler
+from symposia_worker.spool import Spool
 from symposia_worker.swapping import Brought, Swapping
 from symposia_worker.sweeping import Sweeper
 from symposia_worker.tasks import coordinator_tasks, pool_tasks
@@ -169,6 +172,8 @@ class _PoolProgram:
     def __init__(self, app: Celery, settings: Settings, plan: PoolPlan, ledger: Ledger, archive: Archive) -> None:
         self.plan, self.ledger = plan, ledger
         self.folder, self.reuse_s, self.residency = settings.dir, settings.limits.reuse_s, settings.residency
+        self.quarantine_s = settings.devices.quarantine_s
+        self.spool = Spool((settings.spool.folder or settings.dir / "spool") / re.sub(r"[^\w.-]+", "-", plan.name), settings.spool.max_bytes)
         environ = plan.endpoint.environ(plan.key) if plan.endpoint else None
         self.engine = EngineProcess(plan.device, _memory(plan), threads=plan.threads, on_death=self._died, environ=environ)
         self.course = Course(ledger, archive, CeleryCanvas(app), Doorbell(app))
@@ -187,6 +192,14 @@ class _PoolProgram:
 
     def start(self) -> None:
         warm(self.app, self.archive)
+        loaded = threading.Event()
+        threading.Thread(target=hold_leases, args=(self.ledger, self.spool.restore(), loaded), name="hold leases", daemon=True).start()
+        try:
+            self._start()
+        finally:
+            loaded.set()
+
+    def _start(self) -> None:
         self.engine.start()
         self.swapping = self._swapping()
         models = self._opening()
@@ -209,7 +222,7 @@ class _PoolProgram:
             bell=self.bell, engine=self.engine, placement=Placement(models), origin=self.plan.origin, watch=_watching(),
             adopt=lambda model: self._take_up(_plainly(model)), rests_for=ENDPOINT_FAULTS if self.plan.endpoint else frozenset(),
             reuse_s=self.reuse_s, memory_bytes=0 if self.plan.endpoint else _memory(self.plan),
-            swapping=self.swapping,
+            swapping=self.swapping, spool=self.spool, quarantine_s=self.quarantine_s,
         )
         grasp = Grasp(take=self._take_up, close=self.consuming.close, unload=self._give_up)
         self.pool.reconciler = Reconciler(self.pool, grasp, begun_with=self.plan.models, memory_bytes=_memory(self.plan))

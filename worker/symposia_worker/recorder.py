@@ -21,7 +21,9 @@ from symposia_shared.jobs import SINGLE_KINDS
 from symposia_shared.ledger import INLINE_BYTES, Ledger
 from symposia_shared.turns import Reply
 from symposia_worker.course import Course, told
+from symposia_worker.keeping import Keeping
 from symposia_worker.retrying import put_off
+from symposia_worker.spool import Spool
 from symposia_worker.tickets import Ticket, Tickets
 
 log = logging.getLogger(__name__)
@@ -41,7 +43,8 @@ class Recorder:
     """
 
     def __init__(self, *, ledger: Ledger, archive: Archive, course: Course, bell: Doorbell, tickets: Tickets, stopping: threading.Event,
-                 stopped: threading.Event, on_end: Callable[[Ticket], None], on_recorded: Callable[[], None]) -> None:
+                 stopped: threading.Event, on_end: Callable[[Ticket], None], on_recorded: Callable[[], None],
+                 spool: Spool | None = None) -> None:
         self.ledger, self.archive, self.course, self.bell, self.tickets = ledger, archive, course, bell, tickets
         self._stopping, self._stopped = stopping, stopped
         self._on_end, self._on_recorded = on_end, on_recorded
@@ -49,15 +52,19 @@ class Recorder:
         #: whether the last commit went through
         self._commits = True
         self._papers = ThreadPoolExecutor(8, thread_name_prefix="papers")
+        self.keeping = Keeping(archive=archive, tickets=tickets, spool=Spool(None, 0) if spool is None else spool, stopped=stopped,
+                               put=lambda ticket, reply, kept: self._replies.put((ticket, reply, kept)))
         self._thread = threading.Thread(target=self._loop, name="record_loop", daemon=True)
 
     def start(self) -> None:
-        """Begin to record."""
+        """Begin to record; what an earlier process of this pool left in its spool comes first."""
+        self.keeping.start()
         self._thread.start()
 
     def finish(self) -> None:
         """Wait for the papers that are being written."""
         self._papers.shutdown(wait=True)
+        self.keeping.finish()
 
     @property
     def idle(self) -> bool:
@@ -75,7 +82,8 @@ class Recorder:
     def end(self, ticket: Ticket, words: str, *, final: bool = True) -> None:
         """End a ticket: its doorbell's thread goes on, its slot is free."""
         self.tickets.drop(ticket, words, final=final)
-        ticket.over.set()
+        ticket.finish()
+        self.keeping.forget(ticket.id)
         self._on_end(ticket)
 
     def patiently(self, act: Callable[[], Any], ticket: Ticket | None = None) -> Any:
@@ -111,11 +119,11 @@ class Recorder:
         rows: list[tuple[Ticket, Reply, str]] = []
         for ticket, reply, kept in batch:
             if kept is None and getattr(reply, "vectors", None):
-                self._papers.submit(self._keep_long, ticket, reply, None)  # to write megabytes of figures out would hold the others up
+                self.keeping.begin(ticket, reply, None)  # to write megabytes of figures out would hold the others up
                 continue
             text = kept or reply.to_json()
             if kept is None and len(text.encode()) > self._most_inline(ticket):
-                self._papers.submit(self._keep_long, ticket, reply, text)
+                self.keeping.begin(ticket, reply, text)
             elif not ticket.over.is_set():
                 rows.append((ticket, reply, text))
         rows = self.patiently(lambda: put_off(self.ledger, rows, self.end))
@@ -131,18 +139,13 @@ class Recorder:
         leaves_soon = self._commits and ticket.claim.kind in SINGLE_KINDS and not ticket.claim.reuse  # one that is kept to be given again stays
         return SINGLE_BYTES if leaves_soon else INLINE_BYTES
 
-    def _keep_long(self, ticket: Ticket, reply: Reply, text: str | None) -> None:
-        written = reply.to_json() if text is None else text
-        kept = self.patiently(lambda: self.archive.reply(ticket.claim, written), ticket)
-        if kept is not None:
-            self._replies.put((ticket, reply, kept))
-
     def _recorded(self, ticket: Ticket, reply: Reply, status: str, closed: str, ring: str) -> None:
         claim, seat = ticket.claim, ticket.claim.seat
+        self.keeping.forget(ticket.id)
         words = told(reply) if status in ("ok", "again") else status
         log.info("%s ← %s r%d t%d %s", claim.kind, seat.job_id, seat.round, seat.turn, words)
         if claim.kind in SINGLE_KINDS and closed:
-            self._papers.submit(self._commit, ticket, words)
+            self.keeping.writers.submit(self._commit, ticket, words)
             return
         if ring == "advance":
             self.bell.advance(seat.job_id, kind=claim.kind)
@@ -164,12 +167,13 @@ class Recorder:
                 except Unavailable as error:
                     self._commits = False
                     log.warning("commit of %s waits: %s", job_id, error)
+                    ticket.let_go.set()  # the ledger has the reply: its doorbell's thread is of more use elsewhere
                     if self._stopping.wait(backoff(attempt)):
                         break
         except Exception:
             log.exception("commit of %s", job_id)
         finally:
-            ticket.over.set()
+            ticket.finish()
 
 
 def backoff(attempt: int) -> float:

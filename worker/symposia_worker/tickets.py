@@ -14,6 +14,9 @@ REMEMBERED = 20_000
 #: of so many slots one is left for turns that are of no batch
 KEPT = 16
 
+#: a turn whose engine died this often runs beside no other such turn, so that one that kills engines is told from its neighbours
+SUSPECT_DEATHS = 2
+
 
 @dataclass(slots=True, eq=False)
 class Ticket:
@@ -32,11 +35,20 @@ class Ticket:
     #: what became of it, in a few words; set before ``over``
     outcome: str = ""
     over: threading.Event = field(default_factory=threading.Event)
+    #: its doorbell's thread may go: it is over, or its reply waits on disk for S3
+    let_go: threading.Event = field(default_factory=threading.Event)
+    #: it takes no slot any more: its reply is in the spool
+    shelved: bool = False
 
     @property
     def id(self) -> str:
         """What the engine calls it: seat and fence, so that two leases of one seat never meet."""
         return f"{self.claim.seat.key}|{self.claim.fence}"
+
+    def finish(self) -> None:
+        """It is over; whoever waits for it goes on."""
+        self.over.set()
+        self.let_go.set()
 
 
 class Suspects:
@@ -76,10 +88,26 @@ class Tickets:
         self._by_id: dict[str, Ticket] = {}
         self._ended: OrderedDict[Seat, str] = OrderedDict()
         self._reserved = 0
+        self._shelved = 0
         self._change = threading.Condition()
 
     def __len__(self) -> int:
         return len(self._held)
+
+    @property
+    def busy(self) -> int:
+        """How many take a slot."""
+        return len(self._held) - self._shelved
+
+    def shelve(self, ticket: Ticket) -> None:
+        """Free the slot of a held ticket whose reply is on disk; its lease goes on being renewed."""
+        with self._change:
+            if ticket.shelved or self._by_id.get(ticket.id) is not ticket:
+                return
+            ticket.shelved, ticket.attended = True, False  # nobody waits for it: its record rings for itself
+            self._shelved += 1
+            self._change.notify_all()
+        ticket.let_go.set()
 
     def all(self) -> list[Ticket]:
         """A snapshot of what is held."""
@@ -125,7 +153,7 @@ class Tickets:
             return max(0, reserved - max(0, kept - self._free()))
 
     def _free(self) -> int:
-        return self.slots - len(self._held) - self._reserved
+        return self.slots - self.busy - self._reserved
 
     def take(self, tickets: Iterable[Ticket], reserved: int) -> None:
         """Hold these; give the whole reservation back."""
@@ -141,6 +169,7 @@ class Tickets:
         with self._change:
             if self._by_id.pop(ticket.id, None) is None:
                 return False
+            self._shelved -= ticket.shelved
             if self._held.get(ticket.claim.seat) is ticket:
                 del self._held[ticket.claim.seat]
             ticket.outcome = outcome

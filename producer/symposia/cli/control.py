@@ -1,4 +1,4 @@
-"""``symposia cancel``, ``pause``, ``resume``, ``drain`` and ``held``."""
+"""``symposia cancel``, ``pause``, ``resume``, ``drain``, ``held`` and ``release``."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from symposia.client import Client
 from symposia_shared.broker import placed_as, queue_for
 from symposia_shared.errors import BadInput, NotPlaced, NotYet
 from symposia_shared.ledger.control import Control, Held
+from symposia_shared.ledger.quarantined import Quarantines
 
 Model = Annotated[str | None, typer.Argument(help="A checkpoint, whose queue is meant; every checkpoint on that queue is.")]
 PoolName = Annotated[str | None, typer.Option("--pool", help="A pool by its name, as `symposia held` lists them.")]
@@ -23,7 +24,7 @@ LOOK_S = 0.2
 def register(app: typer.Typer) -> None:
     """Add these commands."""
     app.command(rich_help_panel="Jobs")(cancel)
-    for command in (pause, resume, drain, held):
+    for command in (pause, resume, drain, held, release):
         app.command(rich_help_panel="Stack")(command)
 
 
@@ -94,6 +95,19 @@ def held(json: AsJson = False, dir: Folder = None) -> None:
         return
     show.table(["what", "how"], [*([name, how] for name, how in sorted(found.items())), *([f"pool:{name}", f"up, holds {n} turns"] for name, n in
                                                                                           pools.items() if f"pool:{name}" not in found)])
+
+
+def release(
+    pool: Annotated[str, typer.Argument(help="A pool by its name, as `symposia info` lists them.")], json: AsJson = False, dir: Folder = None,
+) -> None:
+    """End the quarantine of a pool's device: it is asked at once, and takes turns again if it answers."""
+    with Client(dir) as client:
+        found = Quarantines(client.ledger)
+        known = found.all()
+        if pool not in known:
+            raise BadInput(f"{pool!r} is not in quarantine.", field="pool", value=pool, remedy=f"These are: {', '.join(sorted(known)) or 'none'}.")
+        found.release(pool)
+    show.facts({"pool": pool, "reason": known[pool].reason}) if json else print(f"{pool} is asked again now; it was in quarantine because {known[pool].reason}")
 
 
 def _hold(client: Client, model: str | None, pool: str | None, how: Held, *, json: bool) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from symposia.cli.options import AsJson, Folder
-from symposia_shared.errors import StackUnavailable
+from symposia_shared.errors import StackUnavailable, SymposiaError
 from symposia_shared.settings import CREDENTIALS
 
 #: what ``--json`` prints of each process
@@ -20,6 +20,7 @@ def info(dir: Folder = None, as_json: AsJson = False) -> None:
     """Print where the folder's stack is and what runs in it; exit 3 where none runs."""
     folder = stack_folder(dir)
     facts = running(folder)
+    facts["pools"] = pools(folder)
     if as_json:
         print(json.dumps(facts))
         return
@@ -35,6 +36,25 @@ def info(dir: Folder = None, as_json: AsJson = False) -> None:
     for process in facts["processes"]:
         table.add_row(*(str(process[c]) if process[c] is not None else "" for c in COLUMNS))
     console.print(table)
+    for pool in facts["pools"]:
+        if pool["idle_because"]:
+            console.print(f"{pool['name']} takes no turns: {pool['idle_because']}", markup=False)
+        elif pool["spooled"]:
+            console.print(f"{pool['name']} holds {pool['spooled']} replies on disk until S3 takes them", markup=False)
+
+
+def pools(folder: Path) -> list[dict[str, Any]]:
+    """What the pools last said of themselves: name, device, turns held, replies spooled, and why they take no turns; [] where Redis is away."""
+    from symposia_shared.ledger import Ledger
+    from symposia_shared.settings import load
+
+    try:
+        settings = load(folder)
+        workers = Ledger(settings.broker, settings.prefix, timeout_s=2.0).workers()
+    except SymposiaError:
+        return []
+    return [{"name": name, "device": w.get("device"), "held": w.get("held", 0), "spooled": w.get("spooled", {}).get("replies", 0),
+             "idle_because": w.get("idle_because", "")} for name, w in sorted(workers.items()) if w.get("role") == "pool"]
 
 
 def stack_folder(dir: Path | None) -> Path:

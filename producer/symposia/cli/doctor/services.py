@@ -29,6 +29,19 @@ def broker_checks(settings: Settings) -> Iterator[Check]:
     yield from _persistence(ledger)
     yield _memory(facts)
     yield _prefix(ledger, settings)
+    yield from _pools(ledger)
+
+
+def _pools(ledger: Any) -> Iterator[Check]:
+    """Pools that take no turns although they run, and replies that wait on disk."""
+    for name, beat in sorted(ledger.workers().items()):
+        why, spooled = beat.get("idle_because", ""), beat.get("spooled", {}).get("replies", 0)
+        if "quarantine" in why:
+            yield Check(name=f"pool {name}", status="fail", found=why, remedy=f"See its log and its device; then `symposia release {name}`.")
+        elif why:
+            yield Check(name=f"pool {name}", status="fail", found=why, remedy="Free space, or bring S3 back: the pool goes on by itself then.")
+        elif spooled:
+            yield Check(name=f"pool {name}", status="warn", found=f"{spooled} replies wait on its disk for S3", remedy="See whether S3 is slow or full.")
 
 
 def _persistence(ledger: Any) -> Iterator[Check]:
