@@ -87,7 +87,7 @@ def _as(s3: S3Settings, login: dict[str, str]) -> Store:
 
 
 @pytest.mark.parametrize(("who", "key", "may"), [
-    ("producer", "jobs/a/job.json", True), ("producer", "jobs/a/kept.json", True), ("producer", "jobs/a/rounds/0.json", True),
+    ("producer", "jobs/a/job-1.json", True), ("producer", "jobs/a/kept.json", True), ("producer", "jobs/a/rounds/0.json", True),
     ("producer", "jobs/a/result.json", False), ("producer", "jobs/a/replies/0-0-1.json", False), ("producer", "models/x/manifest.json", False),
     ("producer", "other", False), ("worker", "jobs/a/result.json", True), ("worker", "jobs/a/replies/0-0-1.json", True),
     ("worker", "models/x/manifest.json", False), ("worker", "other", False), ("curator", "models/x/manifest.json", True),
