@@ -42,7 +42,7 @@ class Load:
     more: Callable[[int], bool]
     in_flight: int
     #: seconds a job may take to end, kills and all
-    patience_s: float = 240.0
+    patience_s: float = 600.0
     ended: list[Ended] = field(default_factory=list)
     #: told each job once it has ended, or was given up
     on_end: Callable[[Ended], None] = lambda _: None
