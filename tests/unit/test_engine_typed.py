@@ -19,6 +19,7 @@ from symposia_shared.prompts import ChoiceForm, JsonForm, Message, RegexForm
 from symposia_worker.engines import admission
 from symposia_worker.engines import batch as batch_module
 from symposia_worker.engines import grammar as grammar_module
+from symposia_worker.engines.forward import Forward
 from symposia_worker.engines.grammar import Limits, Vocabulary, compile_form
 from symposia_worker.engines.protocol import Delta
 from tiny import ARCHITECTURES, tiny_checkpoint, tiny_tokenizer
@@ -300,14 +301,14 @@ def test_scores_that_cannot_be_given_are_refused_before_any_forward(base: Path) 
 
 def test_logits_of_a_long_scored_text_are_taken_in_parts(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     widest = []
-    right = batch_module.Batch._forward
+    right = Forward.__call__
 
-    def forward(self: Any, ids: torch.Tensor, *args: Any, keep: int, **given: Any) -> torch.Tensor:
+    def forward(self: Forward, ids: torch.Tensor, *args: Any, keep: int) -> torch.Tensor:
         widest.append(ids.shape[0] * keep)
-        return right(self, ids, *args, keep=keep, **given)
+        return right(self, ids, *args, keep=keep)
 
     asked = Asked(base, chunk=512)
-    monkeypatch.setattr(batch_module.Batch, "_forward", forward)
+    monkeypatch.setattr(Forward, "__call__", forward)
     monkeypatch.setattr(batch_module, "SCORED_BYTES", 4 * asked.batch.vocabulary * 10)
     asked.ask("s", "word " * 40, want="score")
     asked.finish()

@@ -19,7 +19,7 @@ from symposia_shared.turns import Turn
 
 #: what members may say: prose, the formats that are asked for, near misses of them, and noise
 SAYINGS = st.one_of(
-    st.none(), st.text(max_size=60), st.characters(codec=None).map(lambda c: c * 3),
+    st.none(), st.text(max_size=60), st.characters(codec="utf-8").map(lambda c: c * 3),
     st.sampled_from([
         "", " ", "42", "The answer is 42.", "Answer: 41", "Best: A", "Best: Z", "Score: 7", "Score: 99", "Missing: 1, 2, 999", "No mistake",
         "Verdict: yes", "Verdict: no", "Wrong: 6 * 7 = 41", "6 * 7 = 41", "<think>unclosed", "```python\ndef f(x):\n    return x\n```",
@@ -27,7 +27,7 @@ SAYINGS = st.one_of(
         '{"subtasks": [{"id": 1, "task": "a", "after": [2]}, {"id": 2, "task": "b", "after": [1]}]}',
         '{"subtasks": [{"id": 1, "who": 1, "task": "a"}]}', '{"subtasks": [{"id": 1, "who": 2, "task": "a", "after": [7]}]}',
         '{"subtasks": 3}', '{"subtasks": [{}, 1, null]}', '{"ran": true, "passed": false, "detail": "x"}', '{"ran": true, "passed": true}',
-        "[" * 5000, "{" * 5000, "1" * 5000, "\ud800", "\x00\x1b[2J", "(" * 3000 + "1" + ")" * 3000 + " = 2", "- " * 4000 + "= 1",
+        "[" * 5000, "{" * 5000, "1" * 5000, "\ufffd", "\x00\x1b[2J", "(" * 3000 + "1" + ")" * 3000 + " = 2", "- " * 4000 + "= 1",
     ]),
 )
 

@@ -91,6 +91,7 @@ class Paged:
 
         config = self._genai.GenerationConfig()
         config.max_new_tokens, config.echo, config.logprobs = 1, True, 1
+        config.ignore_eos, config.stop_token_ids, config.eos_token_id = True, {0}, 0  # as in ``_config``, where nothing ends an answer
         self._numbers += 1
         handle = self._pipeline.add_request(self._numbers, self._ov.Tensor(np.array([list(ids)], dtype=np.int64)), config)
         while self._pipeline.has_non_finished_requests():

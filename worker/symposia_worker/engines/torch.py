@@ -213,6 +213,11 @@ class TorchEngine:
         return {name: r.model.bytes for name, r in self._residents.items()}
 
     @property
+    def held(self) -> Mapping[str, int]:
+        """Weights and caches by checkpoint, as they are now."""
+        return {name: r.model.bytes + r.batch.cache_bytes for name, r in self._residents.items()}
+
+    @property
     def held_bytes(self) -> int:
         """Weights, and what the caches hold now."""
         return int(self.memory_bytes - self._room())

@@ -77,9 +77,9 @@ _SECRET = "${%s:?set it in .env}"  # noqa: S105 - a reference to one
 _WORKER: dict[str, Any] = {
     "image": "symposia-worker", "restart": "unless-stopped", "init": True,
     "environment": {
-        "SYMPOSIA_BROKER_URL": f"redis://:{_SECRET % 'SYMPOSIA_BROKER_PASSWORD'}@broker:6379/0",
+        "SYMPOSIA_BROKER_URL": f"redis://worker:{_SECRET % 'SYMPOSIA_WORKER_PASSWORD'}@broker:6379/0",
         "SYMPOSIA_MESSAGE_KEY": _SECRET % "SYMPOSIA_MESSAGE_KEY", "SYMPOSIA_S3__ENDPOINT_URL": "http://store:8333",
-        "SYMPOSIA_S3__ACCESS_KEY": _SECRET % "SYMPOSIA_S3_ACCESS_KEY", "SYMPOSIA_S3__SECRET_KEY": _SECRET % "SYMPOSIA_S3_SECRET_KEY",
+        "SYMPOSIA_S3__ACCESS_KEY": "worker", "SYMPOSIA_S3__SECRET_KEY": _SECRET % "SYMPOSIA_WORKER_S3_KEY",
         "SYMPOSIA_S3__BUCKET": "symposia",
     },
     "depends_on": {"broker": {"condition": "service_healthy"}, "store": {"condition": "service_healthy"}},

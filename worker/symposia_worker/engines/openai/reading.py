@@ -206,7 +206,7 @@ def _token(one: Any) -> TokenLogprob | None:
 
 
 def _sorted(top: list[tuple[Any, Any]]) -> tuple[tuple[str, float], ...]:
-    sound = [(t, float(p)) for t, p in top if isinstance(t, str) and isinstance(p, int | float) and math.isfinite(p)]
+    sound = [(_string(t), float(p)) for t, p in top if isinstance(t, str) and isinstance(p, int | float) and math.isfinite(p)]
     return tuple(sorted(sound, key=lambda pair: -pair[1]))
 
 
