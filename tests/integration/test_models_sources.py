@@ -40,7 +40,7 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Settings]:
 @pytest.fixture
 def models(s3: S3Settings) -> ModelStore:
     store = Store(s3)
-    for key in store.keys("models/"):
+    for key in (*store.keys("models/"), *store.keys("catalogue/")):
         store.delete(key)
     return ModelStore(store)
 
