@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from symposia_shared.errors import BadInput, BrokerUnavailable, StackUnavailable
 from symposia_shared.ledger import Ledger
 from symposia_shared.settings import Settings, load
-from symposia_worker.processes import wanted
+from symposia_worker.program import wanted
 from symposia_worker.stack import credentials, ports, state, tether
 from symposia_worker.stack.blueprint import Plan, draw, without_secrets
 from symposia_worker.stack.commands import SYMPOSIA, PoolOrder

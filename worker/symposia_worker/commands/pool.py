@@ -14,7 +14,8 @@ from symposia_worker.engines.openai.endpoint import is_endpoint, key_in, pool_na
 from symposia_worker.engines.protocol import EngineChoice, Mode
 from symposia_worker.joining import joined, pool_name_here
 from symposia_worker.placing.writing import PoolPart, read_placement
-from symposia_worker.processes import PoolPlan, on_endpoint, run_pool
+from symposia_worker.processes import on_endpoint, run_pool
+from symposia_worker.program import PoolPlan
 from symposia_worker.stack.amounts import bytes_of
 from symposia_worker.stack.devices import memory_of
 
