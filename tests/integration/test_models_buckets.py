@@ -144,7 +144,7 @@ def test_a_bit_flipped_on_the_way_from_a_plain_folder_is_seen(theirs: Store, tmp
     # and without one it is read once, for its ETag tells that it is right
     reads[0] = 0
     buckets._object(theirs, "plain/model.safetensors", target)
-    assert reads[0] == 1
+    assert reads[0] == -(-body.stat().st_size // manifests.RANGE_BYTES)
     assert target.read_bytes() == body.read_bytes()
 
 

@@ -102,11 +102,11 @@ def test_a_torn_upload_leaves_no_object(proxy: FaultyS3) -> None:
 
 @pytest.fixture(scope="module")
 def behind(s3: S3Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Stack, FaultyS3]]:
-    """A stack whose S3 is behind a proxy, with eight slots and a spool of 40 kB."""
+    """A stack whose S3 is behind a proxy, with eight slots and a spool of 120 kB."""
     with faulty(s3) as proxy:
         p = proxy.settings
         environ = {"SYMPOSIA_S3__ENDPOINT_URL": str(p.endpoint_url), "SYMPOSIA_S3__ACCESS_KEY": str(p.access_key), "SYMPOSIA_S3__BUCKET": p.bucket,
-                   "SYMPOSIA_S3__SECRET_KEY": p.secret_key.get_secret_value() if p.secret_key else "", "SYMPOSIA_SPOOL__MAX_BYTES": "40000"}
+                   "SYMPOSIA_S3__SECRET_KEY": p.secret_key.get_secret_value() if p.secret_key else "", "SYMPOSIA_SPOOL__MAX_BYTES": "120000"}
         flags = ("--test-models", "--no-flower", "--no-api", "--concurrency", "8")
         with running_stack(tmp_path_factory.mktemp("behind"), *flags, **environ) as stack:
             stack.client.close()
@@ -129,8 +129,8 @@ def _spooled(stack: Stack) -> int:
 
 
 def _talk(words: str, count: int) -> list[Inference]:
-    """Prompts that lie in the ledger themselves, and whose replies are too long for it."""
-    return [Inference(model=f"test/say:{words} {n} {LONG}", prompt="?") for n in range(count)]
+    """Prompts whose replies are too long for the ledger, which takes 4 KiB of a job that ends with its turn."""
+    return [Inference(model="test/echo", prompt=f"{words} {n} " + "seventeen-letters " * 280) for n in range(count)]
 
 
 @pytest.mark.parametrize("fault", ["slowdown", "reset", "full", "hang"])
@@ -202,11 +202,11 @@ def test_a_full_spool_stops_the_pool_which_says_so_and_goes_on_once_there_is_roo
         return next(str(w["idle_because"]) for w in stack.client.ledger.workers().values() if w.get("role") == "pool")
 
     # Then the pool takes no more than fit, and says why
-    wait_for(lambda: "40,000 bytes" in reason())
+    wait_for(lambda: "120,000 bytes" in reason())
     started = stack.stats()["calls_started"]
     assert started - stack.zero["calls_started"] < 40
-    assert sum(p.stat().st_size for p in _spooled_files(stack)) <= 40_000
-    assert any("40,000 bytes" in p["idle_because"] for p in stack.json("info")["pools"])
+    assert sum(p.stat().st_size for p in _spooled_files(stack)) <= 120_000
+    assert any("120,000 bytes" in p["idle_because"] for p in stack.json("info")["pools"])
     time.sleep(2)
     assert stack.stats()["calls_started"] == started
     # And once S3 has room, all that was asked ends, each call made once
