@@ -23,33 +23,10 @@ from typer.testing import CliRunner
 
 from symposia.api.app import make
 from symposia.cli import build
-from symposia.cli.info import running
 from symposia_shared.ledger.tenants import Keys
 
 TEAM = "ensemble:test/say:42,test/say:It is 42,test/say:41;early_stop=false;answer_kind=number"
 DEBATE = "debate:test/say:1,test/say:2;rounds=2;early_stop=false;answer_kind=number"
-
-
-@pytest.fixture(scope="module")
-def url(stack: Stack) -> str:
-    return str(running(stack.folder)["api"])
-
-
-@pytest.fixture(scope="module")
-def key(stack: Stack) -> str:
-    return str(json.loads((stack.folder / "credentials.json").read_text())["api_key"])
-
-
-@pytest.fixture(scope="module")
-def client(url: str, key: str) -> Iterator[OpenAI]:
-    with OpenAI(base_url=url, api_key=key, max_retries=0, timeout=60) as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def raw(url: str, key: str) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=60) as made:
-        yield made
 
 
 def ask(text: str) -> list[Any]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -13,34 +11,11 @@ import pytest
 from openai import AsyncOpenAI, OpenAI
 from stack import Stack, wait_for
 
-from symposia.cli.info import running
 from symposia_shared.ledger.tenants import Keys
 
 TEAM = "ensemble:test/say:42,test/say:It is 42,test/say:41;early_stop=false;answer_kind=number"
 #: the last stage's words are the verdict, and come at 300 ms each
 CHAIN = "pipeline:test/say:draft,test/slow:600"
-
-
-@pytest.fixture(scope="module")
-def url(stack: Stack) -> str:
-    return str(running(stack.folder)["api"])
-
-
-@pytest.fixture(scope="module")
-def key(stack: Stack) -> str:
-    return str(json.loads((stack.folder / "credentials.json").read_text())["api_key"])
-
-
-@pytest.fixture(scope="module")
-def client(url: str, key: str) -> Iterator[OpenAI]:
-    with OpenAI(base_url=url, api_key=key, max_retries=0, timeout=60) as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def raw(url: str, key: str) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=60) as made:
-        yield made
 
 
 def told(events: Any) -> list[dict[str, Any]]:

@@ -7,7 +7,6 @@ import csv
 import json
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,32 +18,9 @@ from stack import Stack, running_stack, wait_for
 
 from symposia import Inference
 from symposia.batches import TenantBatches
-from symposia.cli.info import running
 from symposia_shared.ledger.tenants import Keys
 
 TEAM = "ensemble:test/say:42,test/say:It is 42,test/say:41;early_stop=false;answer_kind=number"
-
-
-@pytest.fixture(scope="module")
-def url(stack: Stack) -> str:
-    return str(running(stack.folder)["api"])
-
-
-@pytest.fixture(scope="module")
-def key(stack: Stack) -> str:
-    return str(json.loads((stack.folder / "credentials.json").read_text())["api_key"])
-
-
-@pytest.fixture(scope="module")
-def client(url: str, key: str) -> Iterator[OpenAI]:
-    with OpenAI(base_url=url, api_key=key, max_retries=0, timeout=60) as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def raw(url: str, key: str) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=60) as made:
-        yield made
 
 
 def line(custom_id: str, *, model: str = "test/echo", say: str = "one two", url: str = "/v1/chat/completions", **more: Any) -> str:

@@ -22,18 +22,12 @@ from typer.testing import CliRunner
 from symposia import Inference
 from symposia.api.app import make
 from symposia.cli import build
-from symposia.cli.info import running
 from symposia_shared.ledger.tenants import Keys
 from symposia_shared.prompts import Sampling
 from symposia_shared.reuse import Replies
 from symposia_shared.settings import LimitSettings
 
 TEAM = "ensemble:test/say:42,test/say:It is 42,test/say:41;early_stop=false;answer_kind=number"
-
-
-@pytest.fixture(scope="module")
-def url(stack: Stack) -> str:
-    return str(running(stack.folder)["api"])
 
 
 class Tenant:

@@ -6,7 +6,7 @@ import asyncio
 import json
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shelf import Shelf
 from symposia.api.faults import HttpFault
 from symposia.api.multipart import Form
 from symposia.batches import checked_auto
@@ -32,7 +33,7 @@ from symposia_shared.openai.lines import MOST_LINE_BYTES, BadLine
 from symposia_shared.results import Result
 from symposia_shared.settings import ApiSettings
 from symposia_worker.batches.rates import FULL, WINDOW_S, Rates
-from valkey_server import emptied, running_valkey
+from valkey_server import emptied
 
 
 def line(custom_id: str, **body: Any) -> bytes:
@@ -260,25 +261,6 @@ def test_a_row_that_cannot_be_read_is_named(tmp_path: Path, name: str, text: str
 
 
 # -- the records
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ledger]:
-    with running_valkey(tmp_path_factory.mktemp("valkey")) as url:
-        yield Ledger(url, "t:")
-
-
-class Shelf:
-    """An S3 that is a dictionary."""
-
-    def __init__(self) -> None:
-        self.bodies: dict[str, bytes] = {}
-
-    def get(self, key: str) -> bytes | None:
-        return self.bodies.get(key)
-
-    def put(self, key: str, body: bytes, content_type: str = "") -> None:
-        self.bodies[key] = body
 
 
 @pytest.fixture

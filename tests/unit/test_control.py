@@ -2,26 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
 
 from ledgers import QUEUE, claim_one, new_job, one_job, placed, round_of
 from symposia_shared.ledger import Ledger, Seat
 from symposia_shared.ledger.control import Control
-from valkey_server import emptied, running_valkey
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ledger]:
-    with running_valkey(tmp_path_factory.mktemp("valkey")) as url:
-        yield Ledger(url, "t:")
-
-
-@pytest.fixture
-def ledger(server: Ledger) -> Ledger:
-    return emptied(server)
 
 
 def test_a_paused_queue_gives_nothing_out_even_to_a_doorbell_that_names_a_turn(ledger: Ledger) -> None:

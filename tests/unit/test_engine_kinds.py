@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -26,12 +25,7 @@ from tiny import edit_config, tiny_checkpoint
 TEXTS = ("x", "The quick brown fox jumps over the lazy dog. " * 2, "def add(a, b):\n    return a + b", "What?", "Zwölf Boxkämpfer", "a b c " * 12)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -1,14 +1,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("peft")
 
-import torch
 from safetensors.torch import load_file, save_file
 
 from adapters import tiny_adapter, with_peft
@@ -26,12 +24,7 @@ TARGETS = {"llama": ("q_proj", "v_proj", "down_proj"), "codegen": ("qkv_proj", "
            "xglm": ("q_proj", "fc1"), "phi3": ("qkv_proj", "gate_up_proj"), "qwen2": ("o_proj", "up_proj")}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,7 @@ import pytest
 from pydantic import SecretStr
 
 from ledgers import QUEUE, claim_one, new_job, placed
+from shelf import Shelf
 from symposia import Busy, Client, Inference
 from symposia.once import submit_behind
 from symposia_shared.archive import Archive
@@ -29,18 +30,7 @@ from symposia_shared.prompts import Sampling
 from symposia_shared.results import Result, RoundRecord, TurnRecord
 from symposia_shared.settings import LimitSettings, Settings
 from symposia_shared.turns import Completion, Kept, Usage
-from valkey_server import emptied, running_valkey
-
-
-@pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with running_valkey(tmp_path_factory.mktemp("valkey")) as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def server(url: str) -> Ledger:
-    return Ledger(url, "t:")
+from valkey_server import emptied
 
 
 @pytest.fixture
@@ -48,24 +38,6 @@ def ledger(server: Ledger) -> Ledger:
     emptied(server)
     placed(server)
     return server
-
-
-class Shelf:
-    """An S3 that is a dictionary, shared by the clients of a test."""
-
-    client = None
-
-    def __init__(self) -> None:
-        self.bodies: dict[str, bytes] = {}
-
-    def get(self, key: str) -> bytes | None:
-        return self.bodies.get(key)
-
-    def put(self, key: str, body: bytes, content_type: str = "") -> None:
-        self.bodies[key] = body
-
-    def delete(self, key: str) -> None:
-        self.bodies.pop(key, None)
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,20 +19,8 @@ from symposia_shared.results import Result
 from symposia_shared.settings import Settings, WebhookSettings
 from symposia_worker.notices import teller as telling
 from symposia_worker.notices.teller import Teller, notice_id
-from valkey_server import emptied, running_valkey
 
 KEY = b"k" * 16
-
-
-@pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with running_valkey(tmp_path_factory.mktemp("valkey")) as made:
-        yield made
-
-
-@pytest.fixture
-def ledger(url: str) -> Ledger:
-    return emptied(Ledger(url, "t:"))
 
 
 @pytest.fixture

@@ -13,44 +13,21 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from ledgers import QUEUE, claim_one, new_job, one_job, placed
+from shelf import Shelf
 from symposia import Busy, Client, Inference
 from symposia_shared.archive import Archive
 from symposia_shared.ledger import Claim, Ledger, Seat
 from symposia_shared.settings import LimitSettings, Settings
 from symposia_worker.tickets import Tickets
-from valkey_server import emptied, running_valkey
+from valkey_server import emptied
 
 MIB = 2**20
-
-
-@pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with running_valkey(tmp_path_factory.mktemp("valkey")) as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def server(url: str) -> Ledger:
-    return Ledger(url, "t:")
 
 
 @pytest.fixture
 def ledger(server: Ledger) -> Iterator[Ledger]:
     yield emptied(server)
     server.redis.config_set("maxmemory", 0)
-
-
-class Shelf:
-    """An S3 that is a dictionary."""
-
-    def __init__(self) -> None:
-        self.bodies: dict[str, bytes] = {}
-
-    def get(self, key: str) -> bytes | None:
-        return self.bodies.get(key)
-
-    def put(self, key: str, body: bytes, content_type: str = "") -> None:
-        self.bodies[key] = body
 
 
 @pytest.fixture

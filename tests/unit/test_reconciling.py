@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,15 +15,8 @@ from symposia_shared.ledger.desired import Assigned, Desired
 from symposia_worker import reconciling
 from symposia_worker.placement import Placement
 from symposia_worker.reconciling import Grasp, Reconciler
-from valkey_server import emptied, running_valkey
 
 MB = 10**6
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ledger]:
-    with running_valkey(tmp_path_factory.mktemp("valkey")) as url:
-        yield Ledger(url, "t:")
 
 
 class StandIn:
@@ -70,11 +62,6 @@ class StandIn:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reconciling, "BEAT_S", 0.0)
-
-
-@pytest.fixture
-def ledger(server: Ledger) -> Ledger:
-    return emptied(server)
 
 
 def assigned(*names: str) -> list[Assigned]:

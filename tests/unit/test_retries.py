@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from typing import get_args
 
 import pytest
@@ -15,20 +14,8 @@ from symposia_shared.ledger import Ledger, Seat
 from symposia_shared.results import Fault, RoundRecord, TurnRecord
 from symposia_shared.retries import RETRIES, Retry, cut_at, delay_s, letter_reason, retry_for
 from symposia_shared.turns import Abstention, Cause, Completion
-from valkey_server import emptied, running_valkey
 
 ONCE = Retry(first_s=0.05, longest_s=1.0, most=1)
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ledger]:
-    with running_valkey(tmp_path_factory.mktemp("valkey")) as url:
-        yield Ledger(url, "t:")
-
-
-@pytest.fixture
-def ledger(server: Ledger) -> Ledger:
-    return emptied(server)
 
 
 def record_of(*causes: Cause | None, number: int = 0) -> RoundRecord:

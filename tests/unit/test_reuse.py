@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
+from shelf import Shelf
 from symposia_shared.ledger import Claim, Seat
 from symposia_shared.prompts import ChoiceForm, JsonForm, Message, Sampling, user
 from symposia_shared.reuse import Replies, digest_of
-from symposia_shared.store import Written
 from symposia_shared.turns import Abstention, Completion, Kept, Reply, Timing, Turn
 from symposia_worker.reusing import Reusing
 from symposia_worker.tickets import Ticket
@@ -114,25 +114,6 @@ def test_a_reply_is_given_to_nobody_where_the_checkpoint_was_loaded_otherwise_me
     assert pool.ran == [first, second]
     assert [job for job, _ in pool.recorded] == ["1"]
     assert shelf.bodies == {}
-
-
-class Shelf:
-    """An S3 that is a dictionary and writes once."""
-
-    def __init__(self) -> None:
-        self.bodies: dict[str, bytes] = {}
-
-    def get(self, name: str) -> bytes | None:
-        return self.bodies.get(name)
-
-    def put_once(self, name: str, body: bytes) -> Written:
-        return Written(ours=name not in self.bodies, body=self.bodies.setdefault(name, body))
-
-    def delete(self, name: str) -> None:
-        self.bodies.pop(name, None)
-
-    def keys(self, prefix: str) -> list[str]:
-        return [k for k in sorted(self.bodies) if k.startswith(prefix)]
 
 
 def test_a_reply_is_kept_once_without_its_times_and_given_again_with_its_origin() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
@@ -19,18 +18,12 @@ from symposia_shared.ledger.control import Control
 from symposia_shared.schedules import Recipe, Schedule, Schedules, next_by_cron, seconds_of
 from symposia_shared.settings import LimitSettings, S3Settings
 from symposia_shared.store import Store
-from valkey_server import emptied, running_valkey
+from valkey_server import emptied
 
 LIMITS = LimitSettings()
 RECIPE = Recipe(kind="inference", spec=Asked.job().to_json(), deadline_ms=60_000, prompt_bytes=1, models=("m",))
 #: no job here is long enough to be kept in S3
 ARCHIVE = Archive(Store(S3Settings(endpoint_url="http://127.0.0.1:1", access_key="x", secret_key="x")))
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ledger]:
-    with running_valkey(tmp_path_factory.mktemp("valkey")) as url:
-        yield Ledger(url, "t:")
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 
 import pytest
 
@@ -16,13 +15,7 @@ from symposia_shared.prompts import Sampling, user
 from symposia_shared.turns import Abstention, Completion, Turn, Usage
 from symposia_worker.burden import Burden
 from symposia_worker.nudges import Nudges
-from valkey_server import emptied, running_valkey
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ledger]:
-    with running_valkey(tmp_path_factory.mktemp("valkey")) as url:
-        yield Ledger(url, "t:")
+from valkey_server import emptied
 
 
 @pytest.fixture

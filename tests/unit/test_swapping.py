@@ -4,46 +4,25 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ledgers import new_job
+from shelf import Shelf
 from symposia_shared.archive import Archive
 from symposia_shared.errors import BadInput
 from symposia_shared.ledger import Ledger
 from symposia_shared.ledger.backlog import pin
 from symposia_shared.residency import SwapAware
 from symposia_shared.settings import load
-from symposia_shared.store import Written
 from symposia_shared.turns import Abstention, Completion, Turn, Usage
 from symposia_worker.course import Course
 from symposia_worker.placement import Placement
 from symposia_worker.pool import Pool
 from symposia_worker.swapping import Brought, Swapping
-from valkey_server import emptied, running_valkey
-
-
-class Shelf:
-    """An S3 that is a dictionary."""
-
-    def __init__(self) -> None:
-        self.bodies: dict[str, bytes] = {}
-
-    def uri(self, key: str) -> str:
-        return f"s3://shelf/{key}"
-
-    def get(self, key: str) -> bytes | None:
-        return self.bodies.get(key)
-
-    def put(self, key: str, body: bytes, content_type: str = "") -> None:
-        self.bodies[key] = body
-
-    def put_once(self, key: str, body: bytes, content_type: str = "") -> Written:
-        ours = self.bodies.setdefault(key, body) is body
-        return Written(ours=ours, body=self.bodies[key])
 
 
 class Silent:
@@ -111,17 +90,6 @@ class Device:
 
     def stop(self) -> None:
         pass
-
-
-@pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with running_valkey(tmp_path_factory.mktemp("valkey")) as found:
-        yield found
-
-
-@pytest.fixture
-def ledger(url: str) -> Ledger:
-    return emptied(Ledger(url, "t:"))
 
 
 class Running:

@@ -1,0 +1,33 @@
+"""An S3 that is a dictionary, for tests that are not about S3."""
+
+from __future__ import annotations
+
+from symposia_shared.store import Written
+
+
+class Shelf:
+    """What of a ``Store`` these tests use, with its semantics."""
+
+    client = None
+
+    def __init__(self) -> None:
+        self.bodies: dict[str, bytes] = {}
+
+    def uri(self, key: str) -> str:
+        return f"s3://shelf/{key}"
+
+    def get(self, key: str) -> bytes | None:
+        return self.bodies.get(key)
+
+    def put(self, key: str, body: bytes, content_type: str = "") -> None:
+        self.bodies[key] = body
+
+    def put_once(self, key: str, body: bytes, content_type: str = "") -> Written:
+        kept = self.bodies.setdefault(key, body)
+        return Written(ours=kept == body, body=kept)
+
+    def delete(self, key: str) -> None:
+        self.bodies.pop(key, None)
+
+    def keys(self, prefix: str) -> list[str]:
+        return [key for key in sorted(self.bodies) if key.startswith(prefix)]
