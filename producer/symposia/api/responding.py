@@ -98,8 +98,10 @@ async def answer(desk: Desk, key: ApiKey, record: ResponseRecord, job: Job, requ
     record, handles = await _submit(desk, key, record, job, request, once, streamed=record.background)
     if record.background:
         return JSONResponse(await asyncio.to_thread(standing, desk, record))
-    (result,) = await desk.answers(handles, request, keep=once is not None)
-    _forget(desk, record)
+    try:
+        (result,) = await desk.answers(handles, request, keep=once is not None)
+    finally:
+        _forget(desk, record)
     return JSONResponse(body_of(record, result.state, result))
 
 
@@ -111,6 +113,7 @@ async def stream(desk: Desk, key: ApiKey, record: ResponseRecord, job: Job, requ
         await stack.enter_async_context(desk.ears.listen([record.job_id], queue))
         asked_for = record.job_id
         record, _ = await _submit(desk, key, record, job, request, once, streamed=True)
+        stack.callback(_forget, desk, record)
         if record.job_id != asked_for:
             await stack.enter_async_context(desk.ears.listen([record.job_id], queue))
         if not record.background and once is None:
@@ -138,7 +141,6 @@ async def _events(desk: Desk, record: ResponseRecord, queue: asyncio.Queue[Any],
             for event in [SILENT] if quiet.long(told) else _told(events, told):
                 if event:
                     yield event
-    _forget(desk, record)
 
 
 def _told(events: Events, told: Told) -> list[str]:
@@ -155,15 +157,19 @@ def _told(events: Events, told: Told) -> list[str]:
 
 
 def once_of_response(request: Request, key: ApiKey, body: Mapping[str, Any], record: ResponseRecord) -> Once | None:
-    """The idempotency key of a request, None where it has none. Raises BadInput."""
+    """The idempotency key of a request, None where it has none. Raises BadInput, also where what the key would bind to is not to be stored."""
     given = request.headers.get("idempotency-key")
     if given is None:
         return None
+    if not record.store:
+        raise BadInput("'store' is false and an Idempotency-Key was given, which needs the answer for as long as the key lives.", field="store",
+                       value=False, remedy="Leave one of them out.")
     return once_of(key.tenant, given, {"endpoint": "/v1/responses", "body": body}, told={"id": record.id, "created": record.created_at})
 
 
 def _forget(desk: Desk, record: ResponseRecord) -> None:
-    """What was not to be stored is erased once it was answered, where nobody is still to be told of it; if that fails, by the end of its life."""
+    """What was not to be stored is erased once it was answered, or nobody waits for it any more, where nobody is still to be told of it; if that
+    fails, by the end of its life."""
     if not record.store and "webhook" not in record.metadata:
         desk.erase_later(record.job_id)
 
