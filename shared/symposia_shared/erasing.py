@@ -80,8 +80,9 @@ def _papers(places: Places, job_id: str) -> int:
     """The result last: as long as it is there, a repeated erasure finds the job."""
     store, last = places.archive.store, places.archive.result_key(job_id)
     keys = store.keys(f"jobs/{job_id}/")
-    for key in sorted(keys, key=lambda k: k == last):
-        store.delete(key)
+    store.delete_many([key for key in keys if key != last])
+    if last in keys:
+        store.delete(last)
     return len(keys)
 
 

@@ -103,9 +103,7 @@ def _cut(places: Places, job_id: str, *, before: float) -> bool:
 
 def _without_transcript(places: Places, result: Result) -> None:
     store, kept = places.archive.store, places.archive.result_key(result.job_id)
-    for key in store.keys(f"jobs/{result.job_id}/"):
-        if key != kept:
-            store.delete(key)
+    store.delete_many([key for key in store.keys(f"jobs/{result.job_id}/") if key != kept])
     store.put(kept, result.model_copy(update={"rounds": ()}).model_dump_json().encode())
 
 

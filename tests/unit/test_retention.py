@@ -8,7 +8,8 @@ import pytest
 
 from shelf import Shelf
 from symposia_shared.archive import Archive
-from symposia_shared.erasing import Places
+from symposia_shared.erasing import Places, erase
+from symposia_shared.errors import StoreUnavailable
 from symposia_shared.ledger import Ledger
 from symposia_shared.play import Verdict
 from symposia_shared.results import Result, RoundRecord
@@ -69,3 +70,18 @@ def test_lives_without_an_end_are_not_looked_for(places: Places, shelf: Shelf) -
     ended(places, shelf, "a", days_ago=400)
     sweep(places, RetentionSettings(jobs_days=None, transcripts_days=None))
     assert shelf.lists == []
+
+
+def test_a_job_is_found_again_until_the_last_of_its_papers_is_gone(places: Places, shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended(places, shelf, "a", days_ago=1, rounds=2)
+
+    def refuse(_: object) -> None:
+        raise StoreUnavailable("S3 is away.")
+
+    with monkeypatch.context() as away:
+        away.setattr(shelf, "delete_many", refuse)
+        with pytest.raises(StoreUnavailable):
+            erase(places, "a")
+    assert places.archive.result("a") is not None
+    assert erase(places, "a").copies["s3"] == 3
+    assert shelf.keys("jobs/") == []
