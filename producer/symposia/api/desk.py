@@ -19,7 +19,7 @@ from symposia.client import Client
 from symposia.handle import Handle
 from symposia.once import Submitted, life_ms, submit_behind
 from symposia.telling import wish_of, wished
-from symposia_shared.errors import BadInput, Busy, NotYet, SymposiaError, Unavailable
+from symposia_shared.errors import Busy, NotYet, SymposiaError, Unavailable
 from symposia_shared.jobs import Job
 from symposia_shared.ledger.allowances import found_once
 from symposia_shared.ledger.gate import Gate, Once
@@ -82,7 +82,7 @@ class Desk:
         with ExitStack() as stack:
             for job_id in job_ids if webhook is not None else ():
                 wish = wish_of(webhook=webhook, broker=self.client.settings.broker, allowed=self.client.settings.webhooks.networks)
-                stack.enter_context(wished(self.client.outbox, job_id, wish, BadInput(f"a job {job_id!r} was submitted before.")))
+                stack.enter_context(wished(self.client.outbox, job_id, wish))
             submitted = self._recorded(tenant, jobs, job_ids, stream, once)
         if submitted.before is not None and webhook is not None:  # recorded by another process meanwhile: its wish stands
             for job_id in job_ids:
