@@ -26,11 +26,6 @@ class Erased(Value):
     #: given again), and what joined by ``keeps_copies``
     copies: dict[str, int]
 
-    @property
-    def total(self) -> int:
-        """Copies in all."""
-        return sum(self.copies.values())
-
 
 @dataclass(frozen=True, slots=True)
 class Places:
