@@ -90,10 +90,14 @@ class Replies:
         marks = [t.reply.kept for r in result.rounds for t in r.turns if isinstance(t.reply, Completion)]
         return self._delete(dict.fromkeys(mark.key for mark in marks if mark is not None))
 
-    def prune(self) -> list[str]:
-        """Delete what has outlived its life; the keys."""
+    def prune(self, *, unreadable: bool = False) -> list[str]:
+        """Delete what has outlived its life; with ``unreadable`` also what is no entry, for which all others are read; the keys."""
         # an entry is written once, when it is made: none has to be read for its age
-        return self._delete([key for key, at in self.store.listed(FOLDER) if self._outlived(at)])
+        return self._delete([key for key, at in self.store.listed(FOLDER) if self._outlived(at) or (unreadable and self._is_no_entry(key))])
+
+    def _is_no_entry(self, key: str) -> bool:
+        body = self.store.get(key)
+        return body is not None and self._read(body) is None
 
     def _outlived(self, made_at: float) -> bool:
         return time.time() - made_at > self.life_s

@@ -148,4 +148,7 @@ def test_what_has_outlived_its_life_is_pruned_by_the_listing_alone() -> None:
         shelf.times[f"reuse/t/{name}.json"] -= age
     assert replies.prune() == ["reuse/t/old.json"]
     assert (list(shelf.bodies), shelf.read) == (["reuse/t/young.json"], [])
+    shelf.put("reuse/t/other.json", b"not an entry")
+    assert replies.prune() == []
+    assert replies.prune(unreadable=True) == ["reuse/t/other.json"]
     assert Replies(shelf, life_s=-1).get("reuse/t/young.json") is None  # type: ignore[arg-type]
