@@ -180,8 +180,20 @@ class Drive:
         """Ask until as much is in flight as may be, or a step's worth was asked."""
         if time.monotonic() < self._full_until:
             return
-        room = self._window() - self._in_flight
         chosen: list[tuple[OpenSpan, Question]] = []
+        try:
+            self._choose(batch, chosen)
+            if chosen:
+                self._submit(batch, chosen)
+        except Unavailable:
+            # lines that left their spans may have been recorded or not: the ledger is asked, as after a kill. Without any, what is known still holds
+            if chosen:
+                self._forget()
+            raise
+
+    def _choose(self, batch: Batch, chosen: list[tuple[OpenSpan, Question]]) -> None:
+        """Take lines from their spans, in order; added to ``chosen`` one by one, so that none is out of sight where a span cannot be opened."""
+        room = self._window() - self._in_flight
         while len(chosen) < min(room, MOST_AT_ONCE):
             span = next((s for s in self._open.values() if s.todo), None)
             if span is not None:
@@ -189,9 +201,7 @@ class Drive:
             elif self._next and len(self._open) < MOST_OPEN:
                 self._open_next(batch)
             else:
-                break
-        if chosen:
-            self._submit(batch, chosen)
+                return
 
     def _window(self) -> int:
         """Lines that may be in flight: twice what the pools hold, so that none waits for the next line and no queue is long."""

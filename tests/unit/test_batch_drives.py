@@ -1,0 +1,114 @@
+"""A batch driven step by step on a real Valkey over a dictionary, with no pool: what is lost, late or gone while it is driven."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from shelf import Shelf
+from symposia_shared.archive import Archive
+from symposia_shared.batches.files import Files
+from symposia_shared.batches.records import Batches
+from symposia_shared.batches.values import BatchFile, Order
+from symposia_shared.errors import BrokerUnavailable
+from symposia_shared.ledger import Ledger, NewJob
+from symposia_shared.settings import ApiSettings, BatchSettings, LimitSettings
+from symposia_worker.batches import drive
+from symposia_worker.batches.drive import Drive, Seams
+
+BATCH = "batch_0000000a"
+
+
+class Silent:
+    """A doorbell that nobody hears."""
+
+    def advance(self, job_id: str, **more: Any) -> None:
+        pass
+
+    def turn(self, *seat: Any, **more: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def seams(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> Seams:
+    ledger.place("pool", {"test/*": {"queue": "q", "context": 1_000, "longest_token_bytes": 8}})
+    monkeypatch.setattr(drive, "LEAST", 1_000)
+    shelf: Any = Shelf()
+    return Seams(ledger=ledger, archive=Archive(shelf), bell=Silent(), batches=Batches(ledger, shelf), files=Files(ledger, shelf),  # type: ignore[arg-type]
+                 limits=LimitSettings(), api=ApiSettings(), settings=BatchSettings())
+
+
+def line(n: int) -> bytes:
+    body = {"model": "test/echo", "messages": [{"role": "user", "content": f"line {n}"}]}
+    return json.dumps({"custom_id": f"{n}", "method": "POST", "url": "/v1/chat/completions", "body": body}).encode() + b"\n"
+
+
+def begun(seams: Seams, lines: int) -> BatchFile:
+    """The input of a batch that is recorded."""
+    with seams.files.writing("t", "in.jsonl") as writing:
+        writing.write(b"".join(line(n) for n in range(lines)))
+        file = writing.finish()
+    seams.batches.add(Order(id=BATCH, tenant="t", endpoint="/v1/chat/completions", input_file_id=file.id, completion_window="30d", window_s=2_000_000_000,
+                            created_at=1), total=lines)
+    return file
+
+
+def driving(seams: Seams, owner: str = "one") -> Drive:
+    found = Drive(BATCH, seams, owner, threading.Event())
+    found._stop.wait = lambda timeout=None: False  # type: ignore[method-assign]
+    return found
+
+
+@pytest.mark.parametrize("lines", [10, 150])
+def test_no_line_is_lost_where_redis_goes_away_as_lines_are_submitted(seams: Seams, monkeypatch: pytest.MonkeyPatch, lines: int) -> None:
+    begun(seams, lines)
+    driven, submit, away = driving(seams), seams.ledger.submit, [True]
+
+    def once(records: Sequence[NewJob], **more: Any) -> list[str]:
+        answers = submit(records, **more)
+        if away:
+            away.clear()
+            raise BrokerUnavailable("its answer was lost")
+        return answers
+
+    monkeypatch.setattr(seams.ledger, "submit", once)
+    for _ in range(5):
+        assert not driven._stepped()
+    assert sum(len(span.asked) for span in driven._open.values()) == lines
+    assert len(seams.ledger.known([f"{BATCH}-{n + 1}" for n in range(lines)])) == lines
+
+
+def test_no_line_is_lost_where_the_next_span_cannot_be_opened(seams: Seams, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun(seams, 250)
+    monkeypatch.setattr(drive, "MOST_AT_ONCE", 150)
+    driven, begin, away = driving(seams), seams.batches.begin, [True]
+
+    def once(batch_id: str, span: int) -> None:
+        if span == 1 and away:
+            away.clear()
+            raise BrokerUnavailable("away")
+        begin(batch_id, span)
+
+    monkeypatch.setattr(seams.batches, "begin", once)
+    for _ in range(6):
+        assert not driven._stepped()
+    assert {n: len(span.asked) for n, span in driven._open.items()} == {0: 100, 1: 100, 2: 50}
+
+
+def test_what_is_in_flight_stays_known_where_redis_is_away_between_steps(seams: Seams, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun(seams, 10)
+    driven = driving(seams)
+    for _ in range(2):
+        driven._stepped()
+    before = driven._open[0]
+
+    def gone(*_: Any) -> str:
+        raise BrokerUnavailable("away")
+
+    monkeypatch.setattr(seams.batches, "hold", gone)
+    assert not driven._stepped()
+    assert driven._open[0] is before
