@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 
 from shelf import Shelf
 from symposia_shared.archive import Archive
+from symposia_shared.batches import records
 from symposia_shared.batches.files import Files
+from symposia_shared.batches.lines import Written
 from symposia_shared.batches.records import Batches
-from symposia_shared.batches.values import BatchFile, Order
+from symposia_shared.batches.values import BatchFile, Counts, Order
 from symposia_shared.errors import BrokerUnavailable
 from symposia_shared.ledger import Ledger, NewJob
 from symposia_shared.settings import ApiSettings, BatchSettings, LimitSettings
@@ -112,3 +115,87 @@ def test_what_is_in_flight_stays_known_where_redis_is_away_between_steps(seams: 
     monkeypatch.setattr(seams.batches, "hold", gone)
     assert not driven._stepped()
     assert driven._open[0] is before
+
+
+# -- its end
+
+
+def finalizing(seams: Seams, spans: int) -> list[bytes]:
+    """A batch whose parts are all there; returns them."""
+    begun(seams, 100 * spans)
+    seams.batches.move(BATCH, ("validating",), "in_progress")
+    texts = [f"part {n}\n".encode() for n in range(spans)]
+    for n, text in enumerate(texts):
+        driving(seams).parts.keep(n, [Written(1, text, "completed")])
+        seams.batches.mark(BATCH, n, Counts(completed=1), live=Counts())
+    seams.batches.move(BATCH, ("in_progress",), "finalizing")
+    return texts
+
+
+def output(seams: Seams) -> bytes | None:
+    found = seams.batches.get(BATCH).output_file_id
+    return None if found is None else seams.archive.store.get(f"files/{found}/content")
+
+
+class Reading:
+    """Runs something once, before the part of that number is read for the first time."""
+
+    def __init__(self, seams: Seams, monkeypatch: pytest.MonkeyPatch, part: int, then: Callable[[], object]) -> None:
+        self.part, self.then, self.read = f"/{part:06d}-out", then, seams.archive.store.get
+        self.waits = True
+        monkeypatch.setattr(seams.archive.store, "get", self)
+
+    def __call__(self, key: str) -> bytes | None:
+        if self.waits and self.part in key:
+            self.waits = False
+            self.then()
+        return self.read(key)
+
+
+def test_parts_are_put_together_under_one_hold_however_long_that_takes(seams: Seams, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = finalizing(seams, 6)
+    monkeypatch.setattr(records, "HOLD_MS", 150)
+    read, seen = seams.archive.store.get, []
+
+    def slowly(key: str) -> bytes | None:
+        if "/parts/" in key:
+            time.sleep(0.06)
+            seen.append(seams.batches.hold(BATCH, "two"))
+        return read(key)
+
+    monkeypatch.setattr(seams.archive.store, "get", slowly)
+    assert driving(seams)._stepped()
+    assert seen == [""] * 6
+    assert (seams.batches.get(BATCH).status, output(seams)) == ("completed", b"".join(texts))
+
+
+def test_a_driver_that_has_lost_its_batch_leaves_file_and_parts_alone(seams: Seams, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = finalizing(seams, 3)
+    slow, quick = driving(seams, "slow"), driving(seams, "quick")
+
+    def overtaken() -> None:
+        seams.ledger.redis.hdel(seams.batches.key(BATCH), "own")  # as the clock does it
+        assert quick._stepped()
+
+    Reading(seams, monkeypatch, 1, overtaken)
+    assert slow._stepped() or slow._stepped()
+    assert (seams.batches.get(BATCH).status, output(seams)) == ("completed", b"".join(texts))
+
+
+def test_a_file_is_not_made_of_what_is_left_of_the_parts(seams: Seams, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = finalizing(seams, 3)
+    last, kept = driving(seams).parts._key(2, "out"), texts[2]
+    driven = driving(seams)
+    Reading(seams, monkeypatch, 1, lambda: seams.archive.store.delete(last))
+    assert not driven._stepped()
+    assert (seams.batches.get(BATCH).status, output(seams)) == ("finalizing", None)
+    seams.archive.store.put(last, kept)
+    assert driven._stepped()
+    assert output(seams) == b"".join(texts)
+
+
+def test_parts_stay_where_the_batch_was_not_moved_on(seams: Seams, monkeypatch: pytest.MonkeyPatch) -> None:
+    finalizing(seams, 2)
+    monkeypatch.setattr(seams.batches, "move", lambda *_, **__: False)
+    driving(seams)._stepped()
+    assert len(seams.archive.store.keys(f"batches/{BATCH}/parts/")) == 2

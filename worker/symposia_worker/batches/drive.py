@@ -65,6 +65,10 @@ class Seams:
     settings: BatchSettings
 
 
+class _Lost(Exception):
+    """The batch is another driver's, has moved on, or this driver is stopped."""
+
+
 class Drive:
     """One batch from where it stands to its end, or until ``stop``."""
 
@@ -103,6 +107,9 @@ class Drive:
             if status == "gone":
                 self.seams.batches.drop(self.id)
             return status in ("", "gone") or status in ENDED or self._step(status)
+        except _Lost:
+            log.info("batch ← %s is left to another driver", self.id)
+            return True
         except Unavailable as error:
             log.warning("batch %s waits: %s", self.id, error)
             self._stop.wait(0.5)
@@ -386,7 +393,7 @@ class Drive:
         batches = self.seams.batches
         batch = batches.get(self.id)
         spans = len(self.seams.files.survey(batch.order.input_file_id).spans)
-        made = {which: self.parts.assemble(self.seams.files, batch, which, spans) for which in ("out", "err")}
+        made = {which: self.parts.assemble(self.seams.files, batch, which, spans, still=self._still_finalizing) for which in ("out", "err")}
         status: Status = batch.end or "completed"
         fields: dict[str, object] = {which: file.id if file else "" for which, file in made.items()}
         if status == "completed":
@@ -394,6 +401,11 @@ class Drive:
         if batches.move(self.id, ("finalizing",), status, **fields):
             batches.ended(batches.get(self.id))
             log.info("batch ← %s %s: %d completed, %d failed", self.id, status, batch.counts.completed, batch.counts.failed)
-        if status == "completed":
-            self.parts.delete()
+            if status == "completed":
+                self.parts.delete()
         return True
+
+    def _still_finalizing(self) -> None:
+        """Renew the hold. Raises _Lost."""
+        if self._stop.is_set() or self.seams.batches.hold(self.id, self.owner) != "finalizing":
+            raise _Lost
