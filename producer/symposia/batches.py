@@ -130,18 +130,25 @@ class TenantBatches:
             return batch
         if batch.status not in ("cancelled", "expired"):
             raise BadInput(f"{batch_id} is {batch.status}: nothing of it is left.", field="batch_id", value=batch_id)
+        self._check_input(batch)
         seconds = windows.window_s(completion_window) if completion_window is not None else batch.order.window_s
         keep = [n for n, counts in self.records.marked(batch_id).items() if not counts.unfinished]
         self.records.resume(batch, expires_at=int(time.time()) + seconds, keep=keep)
         return self.get(batch_id)
+
+    def _check_input(self, batch: Batch) -> None:
+        try:
+            self.file(batch.order.input_file_id)
+        except UnknownJob:
+            raise BadInput(f"the input of {batch.id}, {batch.order.input_file_id!r}, was deleted, so that the lines it has left cannot be asked.",
+                           field="batch_id", value=batch.id, remedy="Upload it again and submit it as a new batch.") from None
 
     def lines(self, batch: Batch, which: Which) -> Iterator[bytes]:
         """The lines of its output or its error file; while it runs, those of the parts that are written."""
         file_id = batch.output_file_id if which == "out" else batch.error_file_id
         if batch.status in ENDED:
             return lines_of(self.content(file_id)) if file_id else iter(())
-        spans = len(self.files.survey(batch.order.input_file_id).spans)
-        return lines_of(Parts(self.client.archive.store, batch.id).read(which, spans))
+        return lines_of(Parts(self.client.archive.store, batch.id).read(which))
 
 
 def checked_auto(model: str | None) -> str | None:

@@ -6,19 +6,22 @@ import json
 import threading
 import time
 from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from shelf import Shelf
+from symposia.batches import TenantBatches
 from symposia_shared.archive import Archive
 from symposia_shared.batches import records
 from symposia_shared.batches.files import Files
 from symposia_shared.batches.lines import Written
 from symposia_shared.batches.records import Batches
 from symposia_shared.batches.values import BatchFile, Counts, Order
-from symposia_shared.errors import BrokerUnavailable
+from symposia_shared.errors import BadInput, BrokerUnavailable, UnknownJob
 from symposia_shared.ledger import Ledger, NewJob
+from symposia_shared.ledger.control import Control
 from symposia_shared.settings import ApiSettings, BatchSettings, LimitSettings
 from symposia_worker.batches import drive
 from symposia_worker.batches.drive import Drive, Seams
@@ -43,6 +46,11 @@ def seams(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> Seams:
     shelf: Any = Shelf()
     return Seams(ledger=ledger, archive=Archive(shelf), bell=Silent(), batches=Batches(ledger, shelf), files=Files(ledger, shelf),  # type: ignore[arg-type]
                  limits=LimitSettings(), api=ApiSettings(), settings=BatchSettings())
+
+
+def of_tenant(seams: Seams) -> TenantBatches:
+    """The producer's side of it."""
+    return TenantBatches(SimpleNamespace(ledger=seams.ledger, archive=seams.archive), "t")  # type: ignore[arg-type]
 
 
 def line(n: int) -> bytes:
@@ -199,3 +207,39 @@ def test_parts_stay_where_the_batch_was_not_moved_on(seams: Seams, monkeypatch: 
     monkeypatch.setattr(seams.batches, "move", lambda *_, **__: False)
     driving(seams)._stepped()
     assert len(seams.archive.store.keys(f"batches/{BATCH}/parts/")) == 2
+
+
+# -- its input gone
+
+
+def test_a_batch_taken_up_again_whose_input_is_gone_fails_and_stops_what_runs(seams: Seams) -> None:
+    file = begun(seams, 10)
+    for _ in range(2):
+        driving(seams)._stepped()
+    seams.files.delete("t", file.id)
+    driven = driving(seams)
+    assert [driven._stepped(), driven._stepped()] == [False, True]
+    found = seams.batches.get(BATCH)
+    assert (found.status, found.faults[0]["code"], seams.batches.active()) == ("failed", "input_file_gone", [])
+    running = Control(seams.ledger).tagged(f"batch:{BATCH}")
+    assert len(running) == 10
+    assert Control(seams.ledger).cancel(running) == [], "they were cancelled before"
+
+
+def test_parts_are_put_together_and_read_though_the_input_is_gone(seams: Seams) -> None:
+    texts = finalizing(seams, 3)
+    tenant = of_tenant(seams)
+    seams.files.delete("t", seams.batches.get(BATCH).order.input_file_id)
+    assert list(tenant.lines(tenant.get(BATCH), "out")) == texts
+    assert driving(seams)._stepped()
+    assert output(seams) == b"".join(texts)
+
+
+def test_a_batch_whose_input_is_gone_is_not_resumed(seams: Seams) -> None:
+    file = begun(seams, 10)
+    seams.batches.move(BATCH, ("validating",), "expired", end="expired")
+    seams.files.delete("t", file.id)
+    with pytest.raises(BadInput, match=f"{file.id}.* was deleted") as refused:
+        of_tenant(seams).resume(BATCH)
+    assert not isinstance(refused.value, UnknownJob)
+    assert of_tenant(seams).get(BATCH).status == "expired"

@@ -33,20 +33,20 @@ class Parts:
             elif again:
                 self.store.delete(self._key(span, which))
 
-    def read(self, which: Which, spans: int) -> Iterator[bytes]:
+    def read(self, which: Which) -> Iterator[bytes]:
         """The parts that are there, in order."""
-        for key in self._listed(which, spans):
+        for key in self._listed(which):
             body = self.store.get(key)
             if body:
                 yield body
 
-    def assemble(self, files: Files, batch: Batch, which: Which, spans: int, *, still: Callable[[], None]) -> BatchFile | None:
+    def assemble(self, files: Files, batch: Batch, which: Which, *, still: Callable[[], None]) -> BatchFile | None:
         """The file of all parts; None where there are none. Its id is the batch's, so that no second one is made.
 
         ``still`` is called as parts are read and before the file is there; it raises where another driver has the batch. Raises
         StoreUnavailable where a part that was listed is gone.
         """
-        keys = self._listed(which, spans)
+        keys = self._listed(which)
         if not keys:
             return None
         stem = hashlib.sha256(f"{self.batch_id} {which} {batch.attempt}".encode()).hexdigest()[:24]
@@ -65,9 +65,8 @@ class Parts:
         """All parts."""
         self.store.delete_many(self.store.keys(f"batches/{self.batch_id}/parts/"))
 
-    def _listed(self, which: Which, spans: int) -> list[str]:
-        wanted = {self._key(n, which) for n in range(spans)}
-        return [key for key in self.store.keys(f"batches/{self.batch_id}/parts/") if key in wanted]
+    def _listed(self, which: Which) -> list[str]:
+        return [key for key in self.store.keys(f"batches/{self.batch_id}/parts/") if key.endswith(f"-{which}.jsonl")]
 
     def _key(self, span: int, which: str) -> str:
         return f"batches/{self.batch_id}/parts/{span:06d}-{which}.jsonl"

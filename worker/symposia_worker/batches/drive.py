@@ -106,20 +106,25 @@ class Drive:
             status = self.seams.batches.hold(self.id, self.owner)
             if status == "gone":
                 self.seams.batches.drop(self.id)
-            return status in ("", "gone") or status in ENDED or self._step(status)
+            return status in ("", "gone") or status in ENDED or self._went_on(status)
         except _Lost:
             log.info("batch ← %s is left to another driver", self.id)
             return True
         except Unavailable as error:
             log.warning("batch %s waits: %s", self.id, error)
             self._stop.wait(0.5)
-        except Replaced:
-            self._fail("input_file_gone", "the input file was deleted before every line was asked.")
         except Exception:
             log.exception("batch %s: begun again from what is recorded", self.id)
             self._forget()
             self._stop.wait(2.0)
         return False
+
+    def _went_on(self, status: str) -> bool:
+        try:
+            return self._step(status)
+        except Replaced:
+            self._fail("input_file_gone", "the input file was deleted before every line was asked.")
+            return False
 
     def _step(self, status: str) -> bool:
         if status == "validating":
@@ -158,16 +163,20 @@ class Drive:
             batches.move(self.id, ("validating",), "in_progress", total=survey.lines)
 
     def _fail(self, code: str, message: str) -> None:
-        self._cancel_jobs(i for span in self._open.values() for asked in span.asked.values() for i in asked.waiting)
+        # by their tag: also those that an earlier driver had submitted
+        self._cancel_jobs(Control(self.seams.ledger).tagged(f"batch:{self.id}"))
         if self.seams.batches.move(self.id, ("validating", "in_progress", "cancelling"), "failed", why=json.dumps([fault(code, message)])):
             self.seams.batches.ended(self.seams.batches.get(self.id))
         log.warning("batch ← %s failed: %s", self.id, message)
 
     def _take_up(self) -> Batch:
-        """Read how far an earlier driver came."""
+        """Read how far an earlier driver came. Raises Replaced where the input is gone."""
         batches = self.seams.batches
         batch = batches.get(self.id)
-        survey = self.seams.files.survey(batch.order.input_file_id)
+        try:
+            survey = self.seams.files.survey(batch.order.input_file_id)
+        except UnknownJob as error:
+            raise Replaced(batch.order.input_file_id) from error
         self._input = Input(batch.order, survey, ledger=self.seams.ledger, archive=self.seams.archive, limits=self.seams.api)
         marked, self._begun = batches.marked(self.id), batches.begun(self.id)
         self._next = [n for n in range(len(survey.spans)) if n not in marked]
@@ -392,8 +401,7 @@ class Drive:
         """Put the parts together and end the batch."""
         batches = self.seams.batches
         batch = batches.get(self.id)
-        spans = len(self.seams.files.survey(batch.order.input_file_id).spans)
-        made = {which: self.parts.assemble(self.seams.files, batch, which, spans, still=self._still_finalizing) for which in ("out", "err")}
+        made = {which: self.parts.assemble(self.seams.files, batch, which, still=self._still_finalizing) for which in ("out", "err")}
         status: Status = batch.end or "completed"
         fields: dict[str, object] = {which: file.id if file else "" for which, file in made.items()}
         if status == "completed":
