@@ -73,10 +73,7 @@ class Batches:
         with away():
             names = [n for n in self.ledger.redis.hkeys(self.key(batch.id)) if n.startswith("c:") and int(n[2:]) not in keep]
             fields: dict[str, object] = {"end": "", "try": batch.attempt + 1, "ends": expires_at, **dict.fromkeys(names, "")}
-            if not self.move(batch.id, ("cancelled", "expired"), "in_progress", **fields):
-                return False
-            self.ledger.redis.zadd(self.ledger.key("batches"), {batch.id: expires_at})
-        return True
+        return self.move(batch.id, ("cancelled", "expired"), "in_progress", **fields)
 
     # -- from the driver's side
 
@@ -152,9 +149,22 @@ class Batches:
         with away():
             self.ledger.redis.hset(self.key(batch_id), mapping={"live": live.to_json(), **({} if rate is None else {"rate": f"{rate:.3f}"})})
 
+    def end(self, batch_id: str, come_from: Sequence[Status], to: Status, **fields: object) -> bool:
+        """Move a batch to its end. S3 has it as it will be before, so that no kill leaves an ended batch that S3 does not have."""
+        with away():
+            stored: dict[str, str] = self.ledger.redis.hgetall(self.key(batch_id))
+            now = int(self.ledger.redis.time()[0])
+        if stored.get("st") not in come_from:
+            return False
+        self._archive(_batch(_moved(stored, to, now, fields)))
+        if not self.move(batch_id, come_from, to, **fields):
+            return False
+        self.ended(self.get(batch_id))
+        return True
+
     def ended(self, batch: Batch) -> None:
         """Keep an ended batch in S3, and no more of its tenant's in Redis than are kept."""
-        self.store.put(f"batches/{batch.id}/batch.json", batch.to_json().encode())
+        self._archive(batch)
         redis, key = self.ledger.redis, self._of(batch.order.tenant)
         with away():
             over = int(redis.zcard(key)) - MOST_KEPT
@@ -185,9 +195,18 @@ class Batches:
     def _of(self, tenant: str) -> str:
         return self.ledger.key(f"batches:{tenant}")
 
+    def _archive(self, batch: Batch) -> None:
+        self.store.put(f"batches/{batch.id}/batch.json", batch.to_json().encode())
+
     def _archived(self, batch_id: str) -> Batch | None:
         body = self.store.get(f"batches/{batch_id}/batch.json") if batch_id.startswith("batch_") and batch_id.isascii() and "/" not in batch_id else None
         return None if body is None else Batch.from_json(body)
+
+
+def _moved(h: Mapping[str, str], to: Status, now_s: int, fields: Mapping[str, object]) -> dict[str, str]:
+    """What ``move.lua`` makes of a hash where ``to`` is an end."""
+    found = {**h, "st": to, f"at:{to}": str(now_s), **{name: str(value) for name, value in fields.items()}}
+    return {name: value for name, value in found.items() if name != "live" and not (name in fields and value == "")}
 
 
 def _marked(h: Mapping[str, str]) -> dict[int, Counts]:

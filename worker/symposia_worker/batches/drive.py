@@ -165,8 +165,7 @@ class Drive:
     def _fail(self, code: str, message: str) -> None:
         # by their tag: also those that an earlier driver had submitted
         self._cancel_jobs(Control(self.seams.ledger).tagged(f"batch:{self.id}"))
-        if self.seams.batches.move(self.id, ("validating", "in_progress", "cancelling"), "failed", why=json.dumps([fault(code, message)])):
-            self.seams.batches.ended(self.seams.batches.get(self.id))
+        self.seams.batches.end(self.id, ("validating", "in_progress", "cancelling"), "failed", why=json.dumps([fault(code, message)]))
         log.warning("batch ← %s failed: %s", self.id, message)
 
     def _take_up(self) -> Batch:
@@ -406,8 +405,7 @@ class Drive:
         fields: dict[str, object] = {which: file.id if file else "" for which, file in made.items()}
         if status == "completed":
             fields |= {"sum": batch.counts.to_json(), **{f"c:{n}": "" for n in batches.marked(self.id)}}
-        if batches.move(self.id, ("finalizing",), status, **fields):
-            batches.ended(batches.get(self.id))
+        if batches.end(self.id, ("finalizing",), status, **fields):
             log.info("batch ← %s %s: %d completed, %d failed", self.id, status, batch.counts.completed, batch.counts.failed)
             if status == "completed":
                 self.parts.delete()
