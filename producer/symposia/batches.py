@@ -93,7 +93,7 @@ class TenantBatches:
                            remedy="Upload the input with the purpose 'batch'.")
         survey, now = self.files.survey(file.id), time.time()
         auto = checked_auto(auto_model) or self.client.settings.api.auto_model
-        ahead = [self.records.get(i) for i in self.records.active()]
+        ahead = self.records.active_of()
         needed = windows.seconds_needed(survey, ahead, self.records.throughput(), auto_model=auto)
         windows.check(seconds, str(completion_window), needed, now_s=now)
         order = Order.parse({

@@ -50,7 +50,8 @@ def seams(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> Seams:
 
 def of_tenant(seams: Seams) -> TenantBatches:
     """The producer's side of it."""
-    return TenantBatches(SimpleNamespace(ledger=seams.ledger, archive=seams.archive), "t")  # type: ignore[arg-type]
+    settings = SimpleNamespace(api=seams.api, batches=seams.settings)
+    return TenantBatches(SimpleNamespace(ledger=seams.ledger, archive=seams.archive, settings=settings), "t")  # type: ignore[arg-type]
 
 
 def line(n: int) -> bytes:
@@ -243,3 +244,19 @@ def test_a_batch_whose_input_is_gone_is_not_resumed(seams: Seams) -> None:
         of_tenant(seams).resume(BATCH)
     assert not isinstance(refused.value, UnknownJob)
     assert of_tenant(seams).get(BATCH).status == "expired"
+
+
+# -- beside others
+
+
+def test_a_batch_is_made_though_another_tenants_is_gone_that_was_listed(seams: Seams) -> None:
+    file = begun(seams, 10)
+    seams.ledger.redis.delete(seams.batches.key(BATCH))
+    assert seams.batches.active() == [BATCH]
+    assert of_tenant(seams).create(file.id).status == "validating"
+
+
+def test_the_active_batches_of_all_tenants_are_read_at_once(seams: Seams) -> None:
+    begun(seams, 10)
+    assert [b.id for b in seams.batches.active_of()] == [b.id for b in seams.batches.active_of("t")] == [BATCH]
+    assert seams.batches.active_of("another") == []

@@ -90,13 +90,13 @@ class Batches:
                 pipe.hget(self.key(batch_id), "rec")
             return {Order.from_json(text).input_file_id for text in pipe.execute() if text}
 
-    def active_of(self, tenant: str) -> list[Batch]:
-        """Those of a tenant."""
+    def active_of(self, tenant: str | None = None) -> list[Batch]:
+        """Those of a tenant, or of all, as they stand."""
         with away(), self.ledger.redis.pipeline(transaction=False) as pipe:
             for batch_id in self.active():
                 pipe.hgetall(self.key(batch_id))
             found = [_batch(row) for row in pipe.execute() if row]
-        return [b for b in found if b.order.tenant == tenant]
+        return [b for b in found if tenant in (None, b.order.tenant)]
 
     def hold(self, batch_id: str, driver: str) -> str:
         """Take or keep a batch; returns its status, ``''`` where another driver has it, ``gone``."""
