@@ -273,7 +273,9 @@ def test_one_driver_holds_a_batch_until_it_lets_go(batches: Batches) -> None:
     assert batches.hold("batch_aa", "one") == "validating"
     assert batches.hold("batch_aa", "two") == ""
     assert batches.hold("batch_aa", "one") == "validating"
-    batches.let_go("batch_aa")
+    batches.let_go("batch_aa", "two")
+    assert batches.hold("batch_aa", "two") == "", "what another holds is not let go"
+    batches.let_go("batch_aa", "one")
     assert batches.hold("batch_aa", "two") == "validating"
     assert batches.hold("batch_bb", "two") == "gone"
 

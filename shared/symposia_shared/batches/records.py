@@ -24,7 +24,7 @@ class Batches:
     def __init__(self, ledger: Ledger, store: Store) -> None:
         self.ledger, self.store = ledger, store
         folder = resources.files("symposia_shared.batches") / "scripts"
-        self._hold, self._move = (ledger.redis.register_script((folder / f"{name}.lua").read_text()) for name in ("hold", "move"))
+        self._hold, self._let_go, self._move = (ledger.redis.register_script((folder / f"{name}.lua").read_text()) for name in ("hold", "let_go", "move"))
 
     # -- from the producer's side
 
@@ -104,10 +104,10 @@ class Batches:
             answer: str = self._hold(keys=[self.key(batch_id)], args=[driver, HOLD_MS])
         return answer
 
-    def let_go(self, batch_id: str) -> None:
-        """Have another driver take it at once."""
+    def let_go(self, batch_id: str, driver: str) -> None:
+        """Have another driver take it at once, where this one holds it."""
         with away():
-            self.ledger.redis.hdel(self.key(batch_id), "own", "until")
+            self._let_go(keys=[self.key(batch_id)], args=[driver])
 
     def drop(self, batch_id: str) -> None:
         """Forget that an id that is gone was active."""
