@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from shelf import Shelf
+from symposia.api.faults import HttpFault
+from symposia.api.multipart import Form
+from symposia.api.routes.files import _kept
 from symposia.batches import TenantBatches
 from symposia_shared.archive import Archive
 from symposia_shared.batches import records
@@ -260,3 +264,36 @@ def test_the_active_batches_of_all_tenants_are_read_at_once(seams: Seams) -> Non
     begun(seams, 10)
     assert [b.id for b in seams.batches.active_of()] == [b.id for b in seams.batches.active_of("t")] == [BATCH]
     assert seams.batches.active_of("another") == []
+
+
+# -- an upload
+
+
+def uploaded(seams: Seams, *files: bytes, most: int = 1_000, size: int = 50) -> BatchFile:
+    """What the route keeps of a form of these files, read in pieces of ``size``."""
+    heads = [b'--b\r\nContent-Disposition: form-data; name="file"; filename="f.jsonl"\r\n\r\n' + text + b"\r\n" for text in files]
+    body = b'--b\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nbatch\r\n' + b"".join(heads) + b"--b--\r\n"
+
+    async def source() -> AsyncIterator[bytes]:
+        for at in range(0, len(body), size):
+            yield body[at:at + size]
+
+    return asyncio.run(_kept(Form("multipart/form-data; boundary=b", source()), of_tenant(seams), most))
+
+
+@pytest.mark.parametrize("texts", [(b"{}\n", b"{}\n"), (b"", b""), (b"x" * 400, b""), (b"a", b"b", b"c")])
+def test_a_second_file_is_refused_and_nothing_is_kept(seams: Seams, texts: tuple[bytes, ...]) -> None:
+    with pytest.raises(BadInput, match="more than one 'file'") as refused:
+        uploaded(seams, *texts)
+    assert refused.value.field == "file"
+    assert not seams.archive.store.keys("")
+    assert not seams.files.all("t")
+
+
+def test_a_file_may_have_as_many_bytes_as_are_taken_and_no_more(seams: Seams) -> None:
+    assert uploaded(seams, b"x" * 1_000).bytes == 1_000
+    kept = seams.archive.store.keys("")
+    with pytest.raises(HttpFault, match="more than 1,000 bytes") as refused:
+        uploaded(seams, b"x" * 1_001)
+    assert refused.value.status == 413
+    assert seams.archive.store.keys("") == kept

@@ -42,7 +42,7 @@ async def upload(request: Request) -> Response:
 async def _kept(form: Form, batches: TenantBatches, most: int) -> BatchFile:
     fields: dict[str, bytes] = {}
     writing: Writing | None = None
-    gathered = bytearray()
+    gathered, ended = bytearray(), False
     try:
         async for piece in form.pieces():
             if piece.filename is None:
@@ -52,6 +52,9 @@ async def _kept(form: Form, batches: TenantBatches, most: int) -> BatchFile:
                 continue
             if piece.name != "file":
                 raise BadInput(f"there is no file field {piece.name[:80]!r} here.", field=piece.name[:80], remedy="Send one file, as 'file'.")
+            if ended:
+                raise BadInput("there is more than one 'file'.", field="file", remedy="Send one file; each is uploaded by itself.")
+            ended = piece.last
             if writing is None:
                 _purpose(fields.get("purpose"), required=False)
                 writing = await asyncio.to_thread(batches.files.writing, batches.tenant, piece.filename)
