@@ -55,11 +55,9 @@ class TenantBatches:
 
     def put_file(self, pieces: Iterable[bytes], filename: str, *, expires_s: int | None = None) -> BatchFile:
         """Keep an input file, read as it goes by."""
-        with self.files.writing(self.tenant, filename) as file:
+        with self.files.writing(self.tenant, filename, most=self.client.settings.batches.max_bytes) as file:
             for piece in pieces:
                 file.write(piece)
-                if file.size > self.client.settings.batches.max_bytes:
-                    raise too_large(self.client.settings.batches.max_bytes)
             return file.finish(expires_s=expires_s)
 
     def file(self, file_id: str) -> BatchFile:
@@ -187,12 +185,6 @@ def checked_life(raw: object, field: str) -> int | None:
         raise BadInput(f"{field!r} is {raw!r:.80}.", field=field, value=raw,
                        remedy=f"Give {{anchor: 'created_at', seconds: {SHORTEST_LIFE_S} to {LONGEST_LIFE_S}}}.")
     return seconds
-
-
-def too_large(most: int) -> BadInput:
-    """The refusal of a file that is too large."""
-    return BadInput(f"the file has more than {most:,} bytes, which is the most that is taken.", field="file",
-                    remedy="Split it, or raise SYMPOSIA_BATCHES__MAX_BYTES.")
 
 
 def unknown(batch_id: str) -> BadInput:

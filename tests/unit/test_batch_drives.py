@@ -7,6 +7,7 @@ import json
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,6 +18,8 @@ from symposia.api.faults import HttpFault
 from symposia.api.multipart import Form
 from symposia.api.routes.files import _kept
 from symposia.batches import TenantBatches
+from symposia.tables.asking import Prompting, put_table
+from symposia.tables.template import Template
 from symposia_shared.archive import Archive
 from symposia_shared.batches import records
 from symposia_shared.batches.files import Files
@@ -296,4 +299,17 @@ def test_a_file_may_have_as_many_bytes_as_are_taken_and_no_more(seams: Seams) ->
     with pytest.raises(HttpFault, match="more than 1,000 bytes") as refused:
         uploaded(seams, b"x" * 1_001)
     assert refused.value.status == 413
+    assert seams.archive.store.keys("") == kept
+
+
+def test_an_input_that_is_too_large_is_refused_whoever_brings_it(seams: Seams, tmp_path: Path) -> None:
+    seams.settings = seams.settings.model_copy(update={"max_bytes": 1_024})
+    tenant, table = of_tenant(seams), tmp_path / "t.jsonl"
+    assert tenant.put_file([b"x" * 1_000, b"y" * 24], "in.jsonl").bytes == 1_024
+    kept = seams.archive.store.keys("")
+    with pytest.raises(BadInput, match="more than 1,024 bytes"):
+        tenant.put_file([b"x" * 1_000, b"y" * 25], "in.jsonl")
+    table.write_text("".join(json.dumps({"q": "x" * 100}) + "\n" for _ in range(10)))
+    with pytest.raises(BadInput, match="more than 1,024 bytes"):
+        put_table(tenant, [table], Prompting(Template.of("{q}"), "m"))
     assert seams.archive.store.keys("") == kept

@@ -116,7 +116,7 @@ class Batches:
 
     def move(self, batch_id: str, come_from: Sequence[Status], to: Status, **fields: object) -> bool:
         """Move it on, once; a field given as '' is removed."""
-        flat = [x for name, value in fields.items() for x in (name.replace("__", ":"), str(value))]
+        flat = [x for name, value in fields.items() for x in (name, str(value))]
         with away():
             keys = [self.key(batch_id), self.ledger.key("batches")]
             return bool(self._move(keys=keys, args=[batch_id, " ".join(come_from), to, int(to in ENDED), *flat]))
