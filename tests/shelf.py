@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 
-from symposia_shared.store import Written
+from symposia_shared.store import Head, Replaced, Written
 
 
 class Shelf:
@@ -37,6 +37,14 @@ class Shelf:
             self.put(key, body)
         kept = self.bodies[key]
         return Written(ours=kept == body, body=kept)
+
+    def head(self, key: str) -> Head | None:
+        return Head(etag=key, size=len(self.bodies[key])) if key in self.bodies else None
+
+    def get_range(self, key: str, start: int, *, length: int, etag: str) -> bytes:
+        if key not in self.bodies:
+            raise Replaced(key)
+        return self.bodies[key][start:start + length]
 
     def delete(self, key: str) -> None:
         self.bodies.pop(key, None)

@@ -218,8 +218,11 @@ class Store:
         """Delete objects, a thousand in a request; those that are not there are no error."""
         for at in range(0, len(keys), 1000):
             with self.reaching("delete", keys[at]):
-                _all_done(self.client.delete_objects(
-                    Bucket=self.bucket, Delete={"Objects": [{"Key": k} for k in keys[at:at + 1000]], "Quiet": True}))
+                answer = self.client.delete_objects(Bucket=self.bucket, Delete={"Objects": [{"Key": k} for k in keys[at:at + 1000]], "Quiet": True})
+            if answer.get("Errors"):  # told key by key in an answer that is itself a 200
+                first = answer["Errors"][0]
+                raise StoreUnavailable(f"S3 refused to delete {len(answer['Errors'])} objects, the first {self.uri(first.get('Key', ''))}: "
+                                       f"{first.get('Code', '')} {first.get('Message', '')}")
 
     @contextmanager
     def reaching(self, verb: str, key: str) -> Iterator[None]:
@@ -285,15 +288,6 @@ class Store:
         else:
             remedy = "Start it (`symposia up`), or check SYMPOSIA_S3__ENDPOINT_URL; `symposia doctor` tells more."
         return StoreUnavailable(f"S3 at {where} did not {verb} {self.bucket}/{key}: {_short(error)}. {remedy}")
-
-
-def _all_done(answer: Mapping[str, Any]) -> None:
-    """Raise the first error of a request for many keys, whose status is 200 whatever became of them."""
-    from botocore.exceptions import ClientError
-
-    for error in answer.get("Errors", ())[:1]:
-        status = 403 if error.get("Code") == "AccessDenied" else None
-        raise ClientError({"Error": error, "ResponseMetadata": {"HTTPStatusCode": status}}, "DeleteObjects")
 
 
 def _status(error: Exception) -> int | None:
