@@ -44,7 +44,10 @@ _LOOK_EVERY_S = 0.1
 
 
 def made(folder: Path, size: str, *, dtype: str, tiny: bool = False) -> tuple[Path, Any]:
-    """A checkpoint of random weights without an end token, and a tokenizer as large as its vocabulary (with a chat template)."""
+    """A checkpoint of random weights without an end token, and a tokenizer as large as its vocabulary (with a chat template).
+
+    The tokenizer is the one that is read from the folder: for some architectures transformers splits words its own way, whatever was saved.
+    """
     import torch
     import transformers
 
@@ -59,7 +62,7 @@ def made(folder: Path, size: str, *, dtype: str, tiny: bool = False) -> tuple[Pa
     del model
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    return endless(folder / size, folder / f"{size}-endless"), tokenizer
+    return endless(folder / size, folder / f"{size}-endless"), transformers.AutoTokenizer.from_pretrained(folder / size)
 
 
 def _filled(tokenizer: Any, vocabulary: int) -> Any:
@@ -188,7 +191,7 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=64)
     parser.add_argument("--new", type=int, default=128)
     parser.add_argument("--slots", type=int, default=64, help="sequences in one batch, for contenders that must be told")
-    parser.add_argument("--longest", type=int, default=4096)
+    parser.add_argument("--longest", type=int, default=1024, help="tokens of a prompt and its answer; transformers' own allocates its cache by it")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--tiny", action="store_true", help="models of a few thousand parameters")

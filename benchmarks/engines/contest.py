@@ -14,6 +14,8 @@ from benchmarks.engines.contender import Order
 from benchmarks.engines.report import BASE
 
 _HERE = "benchmarks.engines.contenders."
+#: weights and caches of our engine on a GPU: those of the largest size that is measured, and room for 64 sequences
+CUDA_BYTES = 48 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,12 +28,13 @@ class Field:
 
 def torch_orders(folder: Path, *, device: str, dtype: str, slots: int, longest: int) -> list[Order]:
     """Those that run on any device torch knows: transformers' three ways, and our torch engine."""
+    memory = () if device == "cpu" else ("--memory", str(CUDA_BYTES))
     told = ("--folder", str(folder), "--device", device, "--dtype", dtype, "--slots", str(slots), "--longest", str(longest))
     return [
         Order(BASE, _HERE + "one_by_one", told),
         Order("static batches", _HERE + "static_batches", told),
         Order("transformers' continuous batching", _HERE + "transformers_batching", told),
-        Order("ours, torch", _HERE + "ours", (*told, "--engine", "torch")),
+        Order("ours, torch", _HERE + "ours", (*told, *memory, "--engine", "torch")),
     ]
 
 

@@ -10,7 +10,9 @@ import torch
 
 from symposia_shared.prompts import Sampling, user
 from symposia_shared.turns import Completion
+from symposia_worker.engines.batch import Batch
 from symposia_worker.engines.protocol import Done, Event, Failed, Generate, Load
+from symposia_worker.engines.recorded import StepGraph
 from symposia_worker.engines.torch import TorchEngine
 from tiny import ARCHITECTURES, tiny_checkpoint
 
@@ -50,6 +52,30 @@ def said(completion: Completion) -> str:
 def test_a_cuda_device_says_what_the_cpu_says(architecture: str, tmp_path: Path) -> None:
     folder = tiny_checkpoint(tmp_path / architecture, architecture)
     assert answers(CUDA, folder) == answers("cpu", folder)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen2", "phi3"])
+def test_decode_steps_are_recorded_and_say_what_steps_launched_one_by_one_say(architecture: str, tmp_path: Path) -> None:
+    folder = tiny_checkpoint(tmp_path / architecture, architecture)
+    engine = TorchEngine(CUDA, 1 << 30)
+    engine.load(Load(checkpoint="tiny", folder=str(folder)))
+    batch = engine._residents["tiny"].batch
+    assert isinstance(batch, Batch)
+    assert batch._recorded is not None
+    graphs: set[int] = set()
+    step = StepGraph.step
+
+    def seen(self: StepGraph, newest: Sequence[int], lengths: Sequence[int]) -> torch.Tensor:
+        graphs.add(id(self))
+        return step(self, newest, lengths)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(StepGraph, "step", seen)
+        recorded = {e.id: said(e.completion) for e in ran(engine, ["tiny"], tokens=100) if isinstance(e, Done)}
+    assert graphs
+    assert not batch._recorded.refused
+    batch._recorded = None
+    assert {e.id: said(e.completion) for e in ran(engine, ["tiny"], tokens=100) if isinstance(e, Done)} == recorded
 
 
 def test_memory_of_a_cuda_device_is_returned_on_unload(tmp_path: Path) -> None:

@@ -71,6 +71,25 @@ def test_a_transcription_is_the_text_of_all_tokens(ids: list[int]) -> None:
     assert "".join(pieces) == transcription.text == text_of(ids)
 
 
+@settings(max_examples=200, deadline=None)
+@given(st.one_of(st.text(max_size=40).map(lambda t: tokenizer()(t)["input_ids"]), st.lists(st.integers(0, 318), max_size=60)))
+def test_a_text_that_is_asked_for_at_its_end_is_the_one_told_piece_by_piece(ids: list[int]) -> None:
+    told, held = Transcription(text_of), Transcription(text_of)
+    pieces = [*map(told.push, ids), told.flush()]
+    for token in ids:
+        held.hold(token)
+    assert held.flush() == held.text == "".join(pieces)
+
+
+@given(st.binary(max_size=20))
+def test_bytes_that_are_no_characters_are_told_the_same_at_the_end(ids: bytes) -> None:
+    told, held = Transcription(fallen_back), Transcription(fallen_back)
+    pieces = [*map(told.push, ids), told.flush()]
+    for token in ids:
+        held.hold(token)
+    assert held.flush() == held.text == "".join(pieces)
+
+
 def test_no_piece_of_a_transcription_holds_half_a_character() -> None:
     transcription = Transcription(text_of)
     ids = tokenizer()("🧵🪡 漢 ☃")["input_ids"]
@@ -181,9 +200,11 @@ def test_a_row_of_no_numbers_is_not_sound_and_harms_no_other_row() -> None:
 # --- the cache ---
 
 
-def prefilled(tokens: list[int]) -> list[Any]:
-    """Two layers of a prefilled cache, left-padded by two columns, whose keys are the tokens and whose values are their negatives."""
-    keys = torch.tensor([-7.0, -7.0, *tokens]).view(1, 1, -1, 1)
+def prefilled(*rows: list[int]) -> list[Any]:
+    """Two layers of a prefilled cache, left-padded by two columns and more with no numbers, whose keys are the tokens and whose values are their
+    negatives."""
+    width = max(map(len, rows)) + 2
+    keys = torch.tensor([[float("nan")] * (width - len(row)) + [float(t) for t in row] for row in rows]).view(len(rows), 1, -1, 1)
     return [SimpleNamespace(keys=keys, values=-keys) for _ in range(2)]
 
 
@@ -194,10 +215,12 @@ def test_rows_keep_their_tokens_whoever_joins_leaves_or_moves(data: st.DataObjec
     for _ in range(data.draw(st.integers(1, 25))):
         act = data.draw(st.sampled_from(["join", "leave", "steps"]))
         if act == "join" and len(rows) < 6:
-            tokens = [next(fresh) for _ in range(data.draw(st.integers(1, 150)))]
-            slots.open(prefilled(tokens), rows=len(rows) + 1, longest=max(map(len, [*rows, tokens])))
-            slots.join(prefilled(tokens), 0, len(tokens))
-            rows.append(tokens)
+            group = [[next(fresh) for _ in range(length)] for length in data.draw(st.lists(st.integers(1, 150), min_size=1, max_size=3))]
+            joining = data.draw(st.permutations(range(len(group))))[: 6 - len(rows)]
+            tokens = [group[place] for place in joining]
+            slots.open(prefilled(*group), rows=len(rows) + len(tokens), longest=max(map(len, [*rows, *tokens])))
+            slots.join(prefilled(*group), joining, [len(t) for t in tokens])
+            rows += tokens
         elif act == "leave" and rows:
             place = data.draw(st.integers(0, len(rows) - 1))
             slots.leave(place)
@@ -217,6 +240,8 @@ def test_rows_keep_their_tokens_whoever_joins_leaves_or_moves(data: st.DataObjec
                     assert keys[n, 0, -len(row) :, 0].tolist() == row
                     assert values[n, 0, -len(row) :, 0].tolist() == [-t for t in row]
                 assert keys.shape[2] == longest + 1
+                assert keys.isfinite().all()
+                assert values.isfinite().all()
                 slots.end += 1
     if rows:
         height, width = slots.shape
@@ -245,3 +270,19 @@ def test_groups_take_prompts_in_order_within_places_and_budget(lengths: list[int
         assert len(group) == 1 or max(len(line.ids) for line in group) * len(group) <= budget
         taken += [len(line.ids) for line in group]
     assert taken == lengths
+
+
+@given(st.lists(st.integers(1, 200), max_size=30), st.integers(1, 8), st.integers(1, 256))
+def test_where_padding_is_free_groups_are_filled_whatever_their_lengths_and_nobody_is_left(lengths: list[int], places: int, budget: int) -> None:
+    waiting = deque(Reading(str(n), [n] * length) for n, length in enumerate(lengths))
+    taken: list[str] = []
+    while waiting:
+        first = waiting[0].id
+        group = next_group(waiting, places=places, budget=budget, prefix_of=lambda reading: None, padding_is_free=True)
+        assert group[0].readings[0].id == first
+        assert len(group) == 1 or max(len(line.ids) for line in group) * len(group) <= budget
+        if len(group) < places:  # nobody waits who would have had room
+            widest = max(len(line.ids) for line in group)
+            assert all(max(widest, len(r.ids)) * (len(group) + 1) > budget for r in waiting)
+        taken += [line.readings[0].id for line in group]
+    assert sorted(taken, key=int) == [str(n) for n in range(len(lengths))]

@@ -1,4 +1,4 @@
-"""Attention of one new token per row over right-aligned keys and values, on a CPU: no row reads more than its own columns.
+"""Attention of one new token per row over right-aligned keys and values: on a CPU no row reads more than its own columns.
 
 transformers' sdpa copies keys and values once per group of query heads (``repeat_kv``) and reads the padding of short rows: at
 16 rows of 40 to 400 tokens that was four fifths of a decode step of SmolLM2-135M. Here the query heads of a group share their
@@ -26,12 +26,17 @@ _lengths: list[int] = []
 
 def use_rows(network: Any) -> bool:
     """Have a model decode by rows; False where its attention is not exchangeable, and it is left as it is."""
-    if network.device.type != "cpu" or not getattr(network, "_supports_attention_backend", False) or network.config._attn_implementation != "sdpa":
+    if not getattr(network, "_supports_attention_backend", False) or network.config._attn_implementation != "sdpa":
         return False
     AttentionInterface.register(NAME, rows_attention)
     AttentionMaskInterface.register(NAME, sdpa_mask)
     network.set_attn_implementation(NAME)
     return True
+
+
+def decodes_by_rows(network: Any) -> bool:
+    """Whether ``use_rows`` took it."""
+    return bool(network.config._attn_implementation == NAME)
 
 
 @contextmanager
@@ -53,7 +58,7 @@ def rows_attention(module: torch.nn.Module, query: torch.Tensor, key: torch.Tens
         return whole, None
     groups = query.reshape(rows, key.shape[1], heads // key.shape[1], size) * (size**-0.5 if scaling is None else scaling)
     columns = key.shape[2]
-    if sum(_lengths) >= (1 - _WASTE) * rows * columns:
+    if query.device.type != "cpu" or sum(_lengths) >= (1 - _WASTE) * rows * columns:
         out = _attend(groups, key, value, attention_mask)
     else:
         out = torch.cat([_attend(groups[row : row + 1], key[row : row + 1, :, -n:], value[row : row + 1, :, -n:],

@@ -103,10 +103,14 @@ class Prefill:
 
 def next_group(
     waiting: deque[Reading], *, places: int, budget: int, prefix_of: Callable[[Reading], Prefix | None],
-    holds: Callable[[Reading, list[Line]], bool] = lambda reading, lines: False,
+    holds: Callable[[Reading, list[Line]], bool] = lambda reading, lines: False, padding_is_free: bool = False,
 ) -> list[Line]:
     """Take from ``waiting``, first come first, what may be read together: at most ``places`` requests whose rows are of like
-    length and whose padded size is within ``budget`` tokens, the first one whatever its size. Who ``holds`` is passed over."""
+    length and whose padded size is within ``budget`` tokens, the first one whatever its size. Who ``holds`` is passed over.
+
+    ``padding_is_free``: on a device on which a forward of ``budget`` tokens takes hardly longer than one of a few. Then rows need not be of
+    like length, and who would make the group too large is passed over, too.
+    """
     lines: list[Line] = []
     for reading in list(islice(waiting, LOOKED_AT)):
         if places <= 0:
@@ -118,7 +122,10 @@ def next_group(
             continue
         else:
             line = Line(reading, prefix_of(reading))
-            if not _alike([*lines, line], budget):
+            if padding_is_free:
+                if lines and not _within([*lines, line], budget):
+                    continue
+            elif not _alike([*lines, line], budget):
                 break
             lines.append(line)
         waiting.remove(reading)
@@ -126,8 +133,12 @@ def next_group(
     return lines
 
 
+def _within(lines: list[Line], budget: int) -> bool:
+    return max(line.rest for line in lines) * len(lines) <= budget
+
+
 def _alike(lines: list[Line], budget: int) -> bool:
     if len(lines) == 1:
         return True
     rests, lengths = [line.rest for line in lines], [len(line.ids) for line in lines]
-    return max(rests) * len(rests) <= budget and max(rests) <= 2 * min(rests) + 16 and max(lengths) <= 2 * min(lengths) + 16
+    return _within(lines, budget) and max(rests) <= 2 * min(rests) + 16 and max(lengths) <= 2 * min(lengths) + 16

@@ -38,8 +38,19 @@ class Transcription:
         self._ids.append(token)
         return self._take(partial=len(self._ids) - self._read > _PENDING)
 
+    def hold(self, token: int) -> None:
+        """As ``push``, where nobody asks what it adds before the end."""
+        self._ids.append(token)
+
     def flush(self) -> str:
         """What is left, an incomplete character as U+FFFD."""
+        if not self._read:
+            whole = self._decode(self._ids)
+            if "\ufffd" not in whole:  # UTF-8 throughout: the same as piece by piece
+                self._read, self.text = len(self._ids), whole
+                return whole
+            held, self._ids = self._ids, []
+            return "".join(map(self.push, held)) + self._take(partial=True)
         return self._take(partial=True)
 
     def _take(self, *, partial: bool) -> str:
@@ -127,6 +138,8 @@ class Sequence(Reading):
         self.logprob_sum = 0.0
         #: every token chosen, where their log-probabilities were asked for
         self.choices: list[Choice] = []
+        #: whether its text is looked at before it ends
+        self._watched = stream or bool(sampling.stop) or form is not None
         self._stop_at: int | None = None
         self._told = 0
 
@@ -160,9 +173,11 @@ class Sequence(Reading):
         if token in self.stop_ids:
             self.finish = "stop"
             self._found_stop(self.transcription.flush())
+        elif not self._watched:
+            self.transcription.hold(token)
         elif self._found_stop(self.transcription.push(token)) or self._has_its_form(token):
             self.finish = "stop"
-        elif self.new_tokens >= self.max_new:
+        if self.finish is None and self.new_tokens >= self.max_new:
             self.finish = "stop" if self._found_stop(self.transcription.flush()) else "length"
         if self.grammar is not None and self.walk is not None:
             self._check_form(self.grammar, self.walk)

@@ -7,7 +7,9 @@ its prefilled keys and values; it leaves by the last row moving into its place; 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from collections.abc import Sequence as Layers
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -30,8 +32,20 @@ class Slots:
         self.end = 0
         #: the first column a step looks at
         self.start = 0
+        #: counts where keys and values lie: what was recorded of one allocation is void in the next
+        self.allocation = 0
         self._height = self._width = 0
+        self._column: torch.Tensor | None = None
         self.cache = Cache(layers=[])
+
+    @contextmanager
+    def whole(self, column: torch.Tensor) -> Iterator[None]:
+        """Within it, a pass writes ``column`` (one index on the device) of every row and sees every column, whether live or not."""
+        self._column = column
+        try:
+            yield
+        finally:
+            self._column = None
 
     @property
     def bytes(self) -> int:
@@ -64,9 +78,15 @@ class Slots:
         live = min(self.rows, rows)
         height, width = self.shape_for(rows, longest)
         keep = min(self.end, longest)  # the live rows' tokens are within it
+        same = (height, width) == self.shape
         for layer in self.cache.layers:
-            layer.keys = _moved(layer.keys, live, height, width, self.end, longest, keep)
-            layer.values = _moved(layer.values, live, height, width, self.end, longest, keep)
+            keys, values = (_moved(old, live, height, width, self.end, longest, keep) for old in (layer.keys, layer.values))
+            if same:
+                layer.keys.copy_(keys)
+                layer.values.copy_(values)
+            else:
+                layer.keys, layer.values = keys, values
+        self.allocation += not same
         self._height, self._width, self.end = height, width, longest
 
     def open(self, like: Layers[Any], *, rows: int, longest: int) -> None:
@@ -76,16 +96,23 @@ class Slots:
             return
         self._height, self._width = self.shape_for(rows, longest)
         self.end = longest
+        self.allocation += 1
         self.cache.layers = [_SlotLayer(self, like=layer) for layer in like]
 
-    def join(self, layers: Layers[Any], source: int, length: int) -> None:
-        """Append a row for which there is room: the last ``length`` columns of row ``source`` of a prefilled cache's layers."""
-        row, end = self.rows, self.end
+    def join(self, layers: Layers[Any], sources: Layers[int], lengths: Layers[int]) -> None:
+        """Append rows for which there is room: of each row of ``sources`` of a prefilled cache's layers its last columns, as many as its length."""
+        rows, end, longest = slice(self.rows, self.rows + len(sources)), self.end, max(lengths)
+        places: dict[torch.device, tuple[torch.Tensor, torch.Tensor]] = {}  # a split checkpoint's layers lie on several
         for mine, theirs in zip(self.cache.layers, layers, strict=True):
+            device = theirs.keys.device
+            if device not in places:
+                foreign = torch.arange(longest)[None, :] < longest - torch.tensor(lengths)[:, None]
+                places[device] = torch.tensor(sources, device=device), foreign[:, None, :, None].to(device)
+            chosen, foreign = places[device]
             for to, of in ((mine.keys, theirs.keys), (mine.values, theirs.values)):
-                to[row, :, : end - length] = 0  # 0 × NaN is NaN: no other row may meet what was here
-                to[row, :, end - length : end] = of[source, :, of.shape[2] - length :]
-        self.rows += 1
+                to[rows, :, : end - longest] = 0  # 0 × NaN is NaN: no row may meet what was here, nor what stands before another's own
+                to[rows, :, end - longest : end] = of[chosen, :, of.shape[2] - longest :].masked_fill_(foreign, 0)
+        self.rows += len(sources)
 
     def leave(self, row: int) -> None:
         """Drop a row; the last row takes its number."""
@@ -99,6 +126,7 @@ class Slots:
     def clear(self) -> None:
         """Give all memory back."""
         self.rows = self.end = self.start = self._height = self._width = 0
+        self.allocation += 1
         self.cache.layers = []
 
     @property
@@ -128,6 +156,8 @@ class _SlotLayer(DynamicLayer):  # type: ignore[misc]
 
     def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *_: object, **__: object) -> tuple[torch.Tensor, torch.Tensor]:
         s = self.slots
+        if s._column is not None:
+            return self.keys.index_copy_(2, s._column, key_states), self.values.index_copy_(2, s._column, value_states)
         self.keys[: s.rows, :, s.end : s.end + 1] = key_states
         self.values[: s.rows, :, s.end : s.end + 1] = value_states
         return self.keys[: s.rows, :, s.start : s.end + 1], self.values[: s.rows, :, s.start : s.end + 1]
