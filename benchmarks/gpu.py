@@ -24,7 +24,7 @@ sys.path.insert(0, str(ROOT / "tests"))  # the maker of tiny tokenizers is the t
 from benchmarks.engines import machine, workload  # noqa: E402
 from benchmarks.engines.checkpoint import endless  # noqa: E402
 from benchmarks.engines.contender import Contender, Failed, Order  # noqa: E402
-from benchmarks.engines.contest import torch_orders  # noqa: E402
+from benchmarks.engines.contest import CUDA_BYTES, queue_order, torch_orders  # noqa: E402
 from benchmarks.engines.figures import Run, Spread, percentile, run_of  # noqa: E402
 from benchmarks.engines.report import BASE, table  # noqa: E402
 from benchmarks.engines.wire import Request  # noqa: E402
@@ -144,6 +144,12 @@ def measure(folder: Path, size: str, given: argparse.Namespace) -> str:
     requests = requests_for(tokenizer, wanted=given.requests, new=given.new, longest=given.longest)
     orders = [o for o in torch_orders(checkpoint, device=given.device, dtype=given.dtype, slots=given.slots, longest=given.longest)
               if o.name != "static batches"]
+    if given.queue:
+        mode = "fast" if given.dtype == "bfloat16" else "exact"
+        devices = given.device if given.device == "cpu" else f"{given.device}={CUDA_BYTES >> 30}GiB"
+        orders.append(queue_order(checkpoint, folder / "stack", slots=given.slots, longest=given.longest,
+                                  flags=f"--no-api --devices={devices} --engine=torch --mode={mode}",
+                                  pushed="--untrained --no-export"))
     runs: dict[str, list[tuple[Run, Gauge]]] = {}
     missing: dict[str, str] = {}
     for number in range(given.rounds):
@@ -152,7 +158,8 @@ def measure(folder: Path, size: str, given: argparse.Namespace) -> str:
             # one by one is slow and its rate does not depend on how many there are: a part is enough
             asked = requests[: max(4, len(requests) // 8)] if order.name == BASE else requests
             try:
-                runs.setdefault(order.name, []).append(_one(order, asked, given, folder))
+                ran = _one(order, asked, given, folder)
+                runs.setdefault(order.name, []).append(ran)
             except Failed as failed:
                 missing[order.name] = str(failed)
     prompts = sorted(len(r.ids) for r in requests)
@@ -194,6 +201,7 @@ def main() -> None:
     parser.add_argument("--longest", type=int, default=1024, help="tokens of a prompt and its answer; transformers' own allocates its cache by it")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--queue", action="store_true", help="also ours through a stack of its own: broker, store, pool")
     parser.add_argument("--tiny", action="store_true", help="models of a few thousand parameters")
     given = parser.parse_args()
     if given.device.startswith("cuda"):

@@ -38,6 +38,12 @@ def torch_orders(folder: Path, *, device: str, dtype: str, slots: int, longest: 
     ]
 
 
+def queue_order(folder: Path, stack: Path, *, slots: int, longest: int, flags: str, called: str = "torch", pushed: str = "") -> Order:
+    """Ours through the whole queue, on a stack started with ``flags`` of ``symposia up``; ``pushed``: of ``symposia models push``."""
+    told = ("--folder", str(folder), "--slots", str(slots), "--longest", str(longest))
+    return Order(f"the queue, {called}", _HERE + "queued", (*told, "--stack", str(stack), f"--flags={flags}", f"--pushed={pushed}"))
+
+
 def field(
     forms: Forms, work: Path, *, slots: int, longest: int, vllm: str | None, queue_flags: Sequence[tuple[str, str]], only: Sequence[str] = (),
     skip: Sequence[str] = (),
@@ -70,7 +76,7 @@ def field(
             missing[f"ours, openvino {mode}"] = forms.refused.get(mode, "there is no such form")
     for called, flags in queue_flags:
         stack = work / f"stack-{called.replace(' ', '-')}"
-        orders.append(Order(f"the queue, {called}", _HERE + "queued", (*told, "--stack", str(stack), f"--flags={flags}")))
+        orders.append(queue_order(forms.endless, stack, slots=slots, longest=longest, flags=flags, called=called))
     kept = [o for o in orders if (not only or any(part in o.name for part in only)) and not any(part in o.name for part in skip)]
     return Field(tuple(kept), missing)
 

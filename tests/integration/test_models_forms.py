@@ -22,7 +22,7 @@ from symposia_shared.store import Store
 from symposia_worker.commands.models import command
 from symposia_worker.models import forms
 from symposia_worker.models.cache import ModelCache
-from symposia_worker.models.seats import EngineSeat, seat_of
+from symposia_worker.models.seats import EngineSeat, seat_of, stored_checkpoint
 from symposia_worker.models.store import ModelStore
 from tiny import tiny_checkpoint
 
@@ -127,6 +127,13 @@ def test_auto_takes_openvino_where_the_form_is_and_torch_elsewhere(made: forms.F
     torch = EngineSeat("torch", "exact", "lab/tiny")
     assert seat_of(models, manifest, device="cuda:0", engine="auto", mode="exact") == torch
     assert seat_of(models, manifest, device="cpu", engine="torch", mode="exact") == torch
+    # on a GPU torch has both modes, and fast is half precision
+    for engine in ("auto", "torch"):
+        assert seat_of(models, manifest, device="cuda:0", engine=engine, mode="fast") == EngineSeat("torch", "fast", "lab/tiny")
+    found = stored_checkpoint(models, "lab/tiny", device="cuda:0", engine="auto", mode="fast")
+    assert (found.dtype, found.place()["precision"]) == ("bfloat16", "bfloat16")
+    whole = stored_checkpoint(models, "lab/tiny", device="cuda:0", engine="auto", mode="exact")
+    assert (whole.dtype, whole.bytes) == ("float32", 2 * found.bytes)
     with pytest.raises(BadInput, match="mode exact only"):
         seat_of(models, manifest, device="cpu", engine="torch", mode="fast")
     with pytest.raises(BadInput, match="no CPU"):

@@ -132,6 +132,7 @@ def test_auto_takes_torch_where_no_form_can_be_had_and_says_why(tmp_path: Path, 
     assert seat_for(config(tmp_path, "qwen2", "Qwen2Model"))[0] == "torch"  # an encoder made of a decoder
     llama = config(tmp_path, "llama", "LlamaForCausalLM")
     assert seat_for(llama, device="cuda:0") == ("torch", "exact", True, "")
+    assert seat_for(llama, device="cuda:0", mode="fast") == seat_for(llama, device="cuda:0", engine="torch", mode="fast") == ("torch", "fast", True, "")
     monkeypatch.setattr(forms, "local", lambda *_, **__: tmp_path / "form")
     assert seat_for(llama, mode="fast") == ("openvino", "fast", False, "")
     monkeypatch.setattr(forms, "servable", lambda: False)

@@ -245,7 +245,7 @@ class PoolProgram:
     def _by(self, precision: str | None) -> dict[str, Any]:
         """Engine and mode for a precision: 8-bit weights are openvino's, half floats and split devices torch's; None: as the pool was started."""
         if "+" in self.plan.device or precision in ("bfloat16", "float16"):
-            return {"engine": "torch", "mode": "exact"}
+            return {"engine": "torch", "mode": "fast" if self.plan.device.startswith("cuda") and precision else "exact"}
         if precision == "int8":
             return {"engine": "openvino", "mode": "fast"}
         return {"engine": self.plan.engine, "mode": "exact" if precision else self.plan.mode}

@@ -29,12 +29,12 @@ _PATIENCE_S = 3600.0
 class Queued:
     """A stack in ``stack``, which keeps the checkpoint in its store from run to run."""
 
-    def __init__(self, asked: Options, *, stack: Path, flags: list[str]) -> None:
+    def __init__(self, asked: Options, *, stack: Path, flags: list[str], pushed: list[str]) -> None:
         self.stack = stack
         self._symposia("up", "--detach", "--no-flower", f"--concurrency={asked.slots * 2}", *flags)
         try:
             if self._symposia("models", "show", _CHECKPOINT, check=False).returncode:
-                self._symposia("models", "push", asked.folder, "--name", _CHECKPOINT)
+                self._symposia("models", "push", asked.folder, "--name", _CHECKPOINT, *pushed)
             self._symposia("models", "serve", _CHECKPOINT)
             self.client = Client(settings=load(stack))
             _ = self.client.bell
@@ -97,11 +97,11 @@ def _job(request: Request) -> Inference:
 
 def main() -> None:
     """The command line."""
-    asked, more = options(("--stack", ""), ("--flags", ""))
+    asked, more = options(("--stack", ""), ("--flags", ""), ("--pushed", ""))
     made: list[Queued] = []
 
     def make() -> Queued:
-        made.append(Queued(asked, stack=Path(more.stack), flags=more.flags.split()))
+        made.append(Queued(asked, stack=Path(more.stack), flags=more.flags.split(), pushed=more.pushed.split()))
         return made[0]
 
     serve(make, pids=lambda: made[0].pids)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from symposia_shared.errors import BadInput, SymposiaError
-from symposia_worker.engines.protocol import Base, Mode
+from symposia_worker.engines.protocol import Base, Dtype, Mode
 from symposia_worker.engines.runtime import MODEL_BIN, MODEL_XML
 from symposia_worker.families.adapters import is_adapter, read_adapter
 from symposia_worker.families.forms import ALLOWED
@@ -31,6 +31,8 @@ class BatchSeat:
     mode: Mode
     #: differs where other answers may be expected
     fingerprint: str
+    #: what torch computes in
+    dtype: Dtype = "float32"
     #: of a LoRA adapter: what it goes on from
     base: Base | None = None
     #: what the engine process finds in its environment; an endpoint's key among it
@@ -41,12 +43,16 @@ def local_seat(found: LocalCheckpoint, *, device: str, engine: EngineWish, mode:
                note: Callable[[str], None] = lambda _: None) -> BatchSeat:
     """Where a checkpoint of this machine is served; its form for OpenVINO is made here, once per machine and content.
 
-    ``auto`` takes openvino on a CPU where a form can be had, else torch, which is exact, and notes why. Raises BadInput where what is asked
+    ``auto`` takes openvino on a CPU where a form can be had, else torch, and notes why. On a CPU torch is exact; on a GPU its ``fast`` is bfloat16.
+    Raises BadInput where what is asked
     for cannot be had, Unavailable or Damaged where the export failed.
     """
     plain = BatchSeat(found.name, found.folder, device, "torch", "exact", found.fingerprint)
-    if engine == "torch" and mode != "exact":
-        raise BadInput("the engine torch has the mode exact only.", field="mode", value=mode, remedy="Use --engine openvino, or --mode exact.")
+    if mode == "fast" and device.startswith("cuda"):
+        plain = replace(plain, mode="fast", dtype="bfloat16")
+    if engine == "torch" and mode != plain.mode:
+        raise BadInput(f"the engine torch has the mode exact only on {device}.", field="mode", value=mode,
+                       remedy="Use --engine openvino, or --mode exact; on a GPU torch has both.")
     if found.folder is None:
         return replace(plain, engine="scripted")
     if is_adapter(found.folder):

@@ -29,7 +29,7 @@ def command(
     concurrency: int = typer.Option(32, min=1, max=4096, help="Turns held at once."),
     model: list[str] = typer.Option([], help="A checkpoint of the model store; may be given again. Of an endpoint: ID or ID=THEIR_ID; default: all."),
     engine: EngineChoice = typer.Option("auto", help="auto: openvino on a CPU where the checkpoint has the form, else torch."),
-    mode: Mode = typer.Option("exact", help="exact: torch's float32 tokens. fast: 8-bit weights, where the checkpoint has that form."),
+    mode: Mode = typer.Option("exact", help="exact: torch's float32 tokens. fast: 8-bit weights, where the checkpoint has that form; bfloat16 on a GPU."),
     test_models: bool = typer.Option(False, help="Serve the scripted test/* checkpoints, too."),
     max_concurrency: int = typer.Option(0, min=0, max=4096, help="An endpoint's requests at once; 0: as many as --concurrency."),
     api_key_env: str = typer.Option("", help="The variable that holds an endpoint's key; default: SYMPOSIA_OPENAI_API_KEY, if it is set."),

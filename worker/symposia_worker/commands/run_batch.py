@@ -50,7 +50,7 @@ def command(
                                        "line, whatever its 'model' says.")],
     engine: Annotated[EngineName, typer.Option(help="auto: on a CPU openvino where the checkpoint's form can be had, else torch; openai for an "
                                                "endpoint.")] = EngineName.auto,
-    mode: Annotated[ModeName, typer.Option(help="exact: torch's float32 tokens. fast: 8-bit weights, by openvino.")] = ModeName.exact,
+    mode: Annotated[ModeName, typer.Option(help="exact: torch's float32 tokens. fast: 8-bit weights, by openvino; bfloat16 on a GPU.")] = ModeName.exact,
     device: Annotated[str, typer.Option(help="cpu, cuda:0, or openai:http://HOST:PORT/v1 for another server.")] = "cpu",
     api_key_env: Annotated[str, typer.Option(help="The variable that holds an endpoint's key; default: SYMPOSIA_OPENAI_API_KEY, if it is set.")] = "",
     max_tokens: Annotated[int | None, typer.Option(min=1, help="No answer gets more new tokens than this.")] = None,
@@ -134,6 +134,7 @@ def _run(seat: BatchSeat, source: Path, target: Path, total: int, *, options: st
     from symposia_worker.batchrun.progress import shown
     from symposia_worker.batchrun.run import BatchRun, Orders, Tally
     from symposia_worker.engines.client import EngineProcess
+    from symposia_worker.stack.devices import memory_of
 
     with Output(target, overwrite=overwrite) as output:
         lines = read_lines(source, options=options)
@@ -144,11 +145,12 @@ def _run(seat: BatchSeat, source: Path, target: Path, total: int, *, options: st
             return Tally(lines=total, kept=kept.lines, kept_failed=kept.failed), None
         rest = chain([first], lines)
         runs: list[BatchRun] = []
-        process = EngineProcess(seat.device, memory or _three_quarters(), threads=threads, environ=seat.environ,
+        process = EngineProcess(seat.device, memory or memory_of(seat.device) or _three_quarters(), threads=threads, environ=seat.environ,
                                 on_death=lambda ids: runs[0].died(ids) if runs else None)
         try:
             process.start()
-            loaded = process.load(seat.name, None if seat.folder is None else str(seat.folder), engine=seat.engine, mode=seat.mode, base=seat.base)
+            loaded = process.load(seat.name, None if seat.folder is None else str(seat.folder), dtype=seat.dtype, engine=seat.engine, mode=seat.mode,
+                                  base=seat.base)
             with shown(quiet=quiet) as told:
                 run = BatchRun(Orders(model=seat.name, capabilities=loaded.capabilities, **orders), rest, output, kept, total=total, told=told)
                 runs.append(run)
@@ -191,6 +193,7 @@ def _summarise(tally: Tally, loaded: Loaded | None, seat: BatchSeat, output: Pat
 
 
 def _three_quarters() -> int:
+    """Of this machine's memory."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * 3 // 4
 
 

@@ -39,7 +39,8 @@ def command(
                                                         "one made of two, or openai:http://HOST:PORT/v1 for an endpoint.")] = "cpu",
     concurrency: Annotated[int | None, typer.Option("--concurrency", min=1, max=4096, help="Turns a pool holds at once.")] = None,
     engine: Annotated[EngineChoice, typer.Option("--engine", help="auto: openvino on a CPU where a checkpoint has the form, else torch.")] = "auto",
-    mode: Annotated[Mode, typer.Option("--mode", help="exact: torch's float32 tokens. fast: 8-bit weights, where there is that form.")] = "exact",
+    mode: Annotated[Mode, typer.Option("--mode", help="exact: torch's float32 tokens. fast: 8-bit weights, where there is that form; bfloat16 "
+                                                      "on a GPU.")] = "exact",
     no_flower: Annotated[bool, typer.Option("--no-flower", help="Do without Flower.")] = False,
     no_api: Annotated[bool, typer.Option("--no-api", help="Do without the HTTP API.")] = False,
     start_timeout: Annotated[float, typer.Option("--start-timeout", min=1, help="Seconds the pools may take to be ready.")] = 300.0,

@@ -35,6 +35,11 @@ class StoredCheckpoint:
     #: of what lies in ``seat.stored``
     revision: str
 
+    @property
+    def precision(self) -> str:
+        """What its weights are in while it is served."""
+        return "int8" if (self.seat.engine, self.seat.mode) == ("openvino", "fast") else self.dtype
+
     def place(self, loaded: Loaded | None = None, *, bell: str | None = None) -> dict[str, object]:
         """What a submit is told of it. Before it was ever loaded that is what its files say; what it can do is not held against it then."""
         facts = self.manifest.facts
@@ -43,7 +48,7 @@ class StoredCheckpoint:
         return {"queue": queue_for(self.manifest.id), **known, "longest_token_bytes": facts.longest_token_bytes,
                 "params_b": round(facts.parameters / 1e9, 4), "engine": self.seat.engine, "mode": self.seat.mode, "revision": self.revision,
                 "base_revision": facts.adapter_of.revision if facts.adapter_of else None,
-                "bytes": self.bytes if loaded is None else loaded.bytes, "precision": "int8" if self.seat.mode == "fast" else self.dtype,
+                "bytes": self.bytes if loaded is None else loaded.bytes, "precision": self.precision,
                 **({"base": facts.adapter_of.id} if facts.adapter_of else {}), **({"bell": bell} if bell else {})}
 
 
@@ -54,6 +59,8 @@ def stored_checkpoint(models: ModelStore, model: str, *, device: str, engine: En
     if manifest is None:
         raise UnknownModel(f"{model!r} is not in the model store.", field="model", value=model, remedy=f"Put it there: symposia models pull {model}")
     seat = seat_of(models, manifest, device=device, engine=engine, mode=mode)
+    if seat.engine == "torch" and seat.mode == "fast" and dtype == "float32":
+        dtype = "bfloat16"
     if seat.stored == manifest.id:  # torch loads what it is told to, whatever is stored
         each, stored = (4 if dtype == "float32" else 2), _bytes_of(manifest, ".safetensors")
         size = stored if manifest.facts.adapter_of else max(each * manifest.facts.parameters, stored * each // 4)
@@ -69,19 +76,21 @@ def _bytes_of(manifest: Manifest, suffix: str) -> int:
 def seat_of(models: ModelStore, manifest: Manifest, *, device: str, engine: EngineChoice, mode: Mode) -> EngineSeat:
     """Where ``manifest``'s checkpoint is served on ``device``. Raises BadInput where what is asked for cannot be had.
 
-    ``auto`` takes openvino on a CPU where the form is stored and can be served here, and torch, which is exact, everywhere else.
+    ``auto`` takes openvino on a CPU where the form is stored and can be served here, and torch everywhere else. On a CPU torch is exact; on a GPU
+    its ``fast`` is bfloat16.
     """
     of = manifest.facts.form_of
     if of is not None:
         raise BadInput(f"{manifest.id} is a form of {of.id}.", field="model", value=manifest.id,
                        remedy=f"Serve {of.id} with --engine openvino --mode {of.mode}.")
-    plain = EngineSeat("torch", "exact", manifest.id)
+    plain = EngineSeat("torch", mode if device.startswith("cuda") else "exact", manifest.id)
     if manifest.facts.adapter_of is not None and engine == "openvino":
         raise BadInput(f"{manifest.id} is a LoRA adapter of {manifest.facts.adapter_of.id}, and the engine openvino serves none.", field="engine",
                        value=engine, remedy="Use --engine auto or torch, or merge it into its base and push that.")
     if engine == "torch":
-        if mode != "exact":
-            raise BadInput("the engine torch has the mode exact only.", field="mode", value=mode, remedy="Use --engine openvino, or --mode exact.")
+        if mode != plain.mode:
+            raise BadInput(f"the engine torch has the mode exact only on {device}.", field="mode", value=mode,
+                           remedy="Use --engine openvino, or --mode exact; on a GPU torch has both.")
         return plain
     why = _why_not(models, manifest, device=device, mode=mode)
     if not why:
