@@ -150,6 +150,7 @@ def measure(folder: Path, size: str, given: argparse.Namespace) -> str:
         orders.append(queue_order(checkpoint, folder / "stack", slots=given.slots, longest=given.longest,
                                   flags=f"--no-api --devices={devices} --engine=torch --mode={mode}",
                                   pushed="--untrained --no-export"))
+    orders = [o for o in orders if not given.only or any(part in o.name for part in given.only)]
     runs: dict[str, list[tuple[Run, Gauge]]] = {}
     missing: dict[str, str] = {}
     for number in range(given.rounds):
@@ -177,7 +178,7 @@ def _one(order: Order, requests: Sequence[Request], given: argparse.Namespace, f
 
 
 def _table(runs: dict[str, list[tuple[Run, Gauge]]]) -> str:
-    base = Spread.of([r.tokens_per_s for r, _ in runs.get(BASE, [])]).median
+    base = Spread.of([r.tokens_per_s for r, _ in runs[BASE]]).median if BASE in runs else math.nan
     rows = []
     for name, found in runs.items():
         rate = Spread.of([r.tokens_per_s for r, _ in found])
@@ -201,6 +202,7 @@ def main() -> None:
     parser.add_argument("--longest", type=int, default=1024, help="tokens of a prompt and its answer; transformers' own allocates its cache by it")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--only", action="append", default=[], help="a part of a contender's name; may be given again. Default: all")
     parser.add_argument("--queue", action="store_true", help="also ours through a stack of its own: broker, store, pool")
     parser.add_argument("--tiny", action="store_true", help="models of a few thousand parameters")
     given = parser.parse_args()

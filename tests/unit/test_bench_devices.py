@@ -13,7 +13,7 @@ SMALL = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "nu
 
 
 def test_the_gpu_benchmark_measures_every_contender_of_a_size(tmp_path: Path) -> None:
-    given = argparse.Namespace(device="cpu", dtype="bfloat16", tiny=True, requests=4, new=5, longest=1024, slots=4, rounds=1, threads=1, queue=False)
+    given = argparse.Namespace(device="cpu", dtype="bfloat16", tiny=True, requests=4, new=5, longest=1024, slots=4, rounds=1, threads=1, queue=False, only=[])
     shown = gpu.measure(tmp_path, "phi-3-mini", given)
     for contender in (BASE, "transformers' continuous batching", "ours, torch"):
         row = next(line for line in shown.splitlines() if line.startswith(f"| {contender} |"))

@@ -116,10 +116,12 @@ def test_what_left_a_cuda_device_comes_back_from_host_memory_and_says_the_same(t
     folder = tiny_checkpoint(tmp_path / "llama", "llama")
     engine = TorchEngine(CUDA, 1 << 30)
     order = Load(checkpoint="tiny", folder=str(folder))
+    answers(CUDA, folder)
+    before = torch.cuda.memory_allocated()  # what a matrix product has for itself on each stream, once and for good
     first = engine.load(order)
     said_first = {e.id: said(e.completion) for e in ran(engine, ["tiny"]) if isinstance(e, Done)}
     engine.unload("tiny")
-    assert torch.cuda.memory_allocated() == 0
+    assert torch.cuda.memory_allocated() <= before
     (folder / "model.safetensors").unlink()  # it is not read again
     second = engine.load(order)
     assert {e.id: said(e.completion) for e in ran(engine, ["tiny"]) if isinstance(e, Done)} == said_first
