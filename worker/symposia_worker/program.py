@@ -28,9 +28,10 @@ from symposia_worker.consuming import Consuming
 from symposia_worker.course import Course
 from symposia_worker.engines.client import EngineProcess
 from symposia_worker.engines.openai.endpoint import Endpoint
-from symposia_worker.engines.protocol import Dtype, EngineChoice, Mode
+from symposia_worker.engines.protocol import Dtype, EngineChoice, Loaded, Mode
+from symposia_worker.folders import FoldersInUse
 from symposia_worker.keeping import hold_leases
-from symposia_worker.models.cache import cache_folder, shared_cache
+from symposia_worker.models.cache import cache_folder
 from symposia_worker.models.prefetching import Watch
 from symposia_worker.placement import Placement
 from symposia_worker.pool import Pool
@@ -45,6 +46,7 @@ T = TypeVar("T")
 
 if TYPE_CHECKING:
     from symposia_worker.models.seats import StoredCheckpoint
+    from symposia_worker.models.store import ModelStore
 
 #: a key that is not there, read to connect to S3
 WARM = "warm"
@@ -92,7 +94,7 @@ class PoolProgram:
 
     def __init__(self, app: Celery, settings: Settings, plan: PoolPlan, ledger: Ledger, archive: Archive) -> None:
         self.plan, self.ledger = plan, ledger
-        self.folder, self.reuse_s, self.residency = settings.dir, settings.limits.reuse_s, settings.residency
+        self.reuse_s, self.residency = settings.limits.reuse_s, settings.residency
         self.quarantine_s = settings.devices.quarantine_s
         self.spool = Spool((settings.spool.folder or settings.dir / "spool") / re.sub(r"[^\w.-]+", "-", plan.name), settings.spool.max_bytes)
         environ = plan.endpoint.environ(plan.key) if plan.endpoint else None
@@ -105,6 +107,7 @@ class PoolProgram:
         self.assigned: dict[str, Assigned] = {}
         #: whether the worker reads none of its checkpoints' own lists
         self.many = False
+        self.folders = FoldersInUse(cache_folder(settings.dir))
         self.prefetch = None if plan.endpoint else Watch(cache_folder(settings.dir), settings)
         self.consuming = Consuming()
         #: what the desired placement says of it; None: nothing, and it serves what it was asked for
@@ -190,11 +193,10 @@ class PoolProgram:
         model = assigned.checkpoint
         if self.swapping is None:
             return self._load_remote(model)
-        self.assigned[model] = assigned
         stored = self._stored(assigned)
         self.swapping.register(model, bytes=stored.bytes)
         try:
-            brought = self._bring(model)
+            brought = self._bring(model, stored)
         except BadInput as error:
             if error.field != "memory" or stored.bytes > self.swapping.budget_bytes:
                 self.swapping.forget(model)
@@ -217,30 +219,41 @@ class PoolProgram:
         dtype: Dtype = "bfloat16" if precision == "bfloat16" else "float16" if precision == "float16" else "float32"
         return stored_checkpoint(ModelStore(self.archive.store), assigned.checkpoint, device=self.plan.device, dtype=dtype, **self._by(precision))
 
-    def _bring(self, model: str) -> Brought:
-        """Verified files on this disk, then resident on the device; raises what is wrong with either."""
-        from symposia_worker.models.adapters import base_of
+    def _bring(self, model: str, stored: StoredCheckpoint | None = None) -> Brought:
+        """Verified files on this disk, then resident on the device; raises what is wrong with either. ``stored``: as it was read just now."""
         from symposia_worker.models.store import ModelStore
 
         began, models = time.monotonic(), ModelStore(self.archive.store)
-        stored, checkpoints = self._stored(self.assigned.get(model, _plainly(model))), shared_cache(cache_folder(self.folder))
-        seat, folder = stored.seat, checkpoints.fetch(models, stored.seat.stored)
-        base = base_of(models, stored.manifest, checkpoints)
-        loaded = self.engine.load(model, str(folder), dtype=stored.dtype, engine=seat.engine, mode=seat.mode, base=base)
+        stored = stored or self._stored(self.assigned.get(model, _plainly(model)))
+        of, seat = stored.manifest.facts.adapter_of, stored.seat
+        before = self.folders.put(model, {seat.stored, of.id} if of else {seat.stored})
+        try:
+            loaded = self._loaded(models, model, stored)
+        except BaseException:
+            self.folders.put(model, before)
+            raise
         seconds = time.monotonic() - began
         log.info("loaded %s on %s %s: %.0f MB in %.1f s", model, seat.engine, seat.mode, loaded.held_bytes / 1e6, seconds)
         return Brought(stored.place(loaded), bytes=loaded.held_bytes, seconds=seconds)
 
+    def _loaded(self, models: ModelStore, model: str, stored: StoredCheckpoint) -> Loaded:
+        from symposia_worker.models.adapters import base_of
+
+        cache, seat = self.folders.cache, stored.seat
+        folder = cache.fetch(models, seat.stored)
+        base = base_of(models, stored.manifest, cache)
+        return self.engine.load(model, str(folder), dtype=stored.dtype, engine=seat.engine, mode=seat.mode, base=base)
+
     def _unload(self, model: str) -> None:
         """Return its memory, and let its files go when their room is needed."""
         self.engine.unload(model)
-        shared_cache(cache_folder(self.folder)).release(self._stored(self.assigned.get(model, _plainly(model))).seat.stored)
+        self.folders.put(model, ())
 
     def _give_up(self, model: str) -> None:
         """It is served no more."""
         if self.swapping is not None:
             self.swapping.forget(model)
-        self.engine.unload(model)
+        self._unload(model)
 
     def _by(self, precision: str | None) -> dict[str, Any]:
         """Engine and mode for a precision: 8-bit weights are openvino's, half floats and split devices torch's; None: as the pool was started."""
