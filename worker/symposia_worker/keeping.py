@@ -65,11 +65,14 @@ def hold_leases(ledger: Ledger, left: Sequence[Spooled], until: threading.Event)
 
 
 class Keeping:
-    """Brings long replies to S3. ``put`` is told each with the form it has in the ledger then; ``stopped``: no more is tried."""
+    """Brings long replies to S3. ``put`` is told each with the form it has in the ledger then, ``end`` a ticket whose turn is to be asked again.
+
+    ``stopped``: no more is tried.
+    """
 
     def __init__(self, *, archive: Archive, tickets: Tickets, spool: Spool, stopped: threading.Event,
-                 put: Callable[[Ticket, Reply, str], None]) -> None:
-        self.archive, self.tickets, self.spool, self._stopped, self._put = archive, tickets, spool, stopped, put
+                 put: Callable[[Ticket, Reply, str], None], end: Callable[[Ticket, str], None]) -> None:
+        self.archive, self.tickets, self.spool, self._stopped, self._put, self._end = archive, tickets, spool, stopped, put, end
         self._waiting: dict[str, _Waiting] = {}
         self._shelved: dict[str, Ticket] = {}
         #: being sent to S3 now, and sent but not yet recorded
@@ -207,11 +210,7 @@ class Keeping:
     def _send(self, ticket: Ticket) -> bool:
         spooled = self.spool.get(ticket.id)
         if spooled is None:
-            with self._mutex:
-                self._shelved.pop(ticket.id, None)
-                self._sending.discard(ticket.id)
-            self.tickets.drop(ticket, "its spooled reply was lost", final=False)
-            ticket.finish()
+            self._end(ticket, "its spooled reply was lost")
             return True
         try:
             kept = self.archive.reply(ticket.claim, spooled.reply)

@@ -53,7 +53,8 @@ class Recorder:
         self._commits = True
         self._papers = ThreadPoolExecutor(8, thread_name_prefix="papers")
         self.keeping = Keeping(archive=archive, tickets=tickets, spool=Spool(None, 0) if spool is None else spool, stopped=stopped,
-                               put=lambda ticket, reply, kept: self._replies.put((ticket, reply, kept)))
+                               put=lambda ticket, reply, kept: self._replies.put((ticket, reply, kept)),
+                               end=lambda ticket, words: self.end(ticket, words, final=False))
         self._thread = threading.Thread(target=self._loop, name="record_loop", daemon=True)
 
     def start(self) -> None:
