@@ -186,7 +186,7 @@ class Pool:
         tickets: list[Ticket] = []
         try:
             # without the look-around a turn left to another pool, who was not told, would lie there
-            burden = self.burden.said(self.tickets.slots - len(self.tickets)) if self.watch else ""
+            burden = self.burden.said(self.tickets.slots - self.tickets.busy) if self.watch else ""
             queues = self.placement.queues if self.swapping is None else self.swapping.queues(self)
             claimed = self.ledger.claim(most=most, pools=self.heartbeat.peers, queues=queues, named=named, pool=self.name, burden=burden,
                                         batch=self.tickets.for_batches(most), strict=self.swapping is not None)
