@@ -46,6 +46,8 @@ class Device:
         self.unloads: list[str] = []
         self.faults: list[str] = []
         self.broken: set[str] = set()
+        #: what is known of a checkpoint once it is loaded
+        self.facts: dict[str, object] = {}
         self.running: dict[str, int] = {}
         self.held: dict[str, threading.Event] = {}
         self.asked: list[str] = []
@@ -57,7 +59,7 @@ class Device:
             self.faults.append(f"{model} was loaded beside {sorted(self.resident)}")
         self.resident.add(model)
         self.loads.append(model)
-        return Brought({"queue": f"turns.{model}"}, bytes=1, seconds=0.001)
+        return Brought({"queue": f"turns.{model}", **self.facts}, bytes=1, seconds=0.001)
 
     def drop(self, model: str) -> None:
         if self.running.get(model):
@@ -199,6 +201,22 @@ def test_what_nobody_asks_for_is_unloaded_after_its_time(ledger: Ledger) -> None
         running.ask("a")
         running.until(lambda: running.device.unloads == ["a"])
         assert running.device.resident == {"b"}
+
+
+def test_the_ledger_hears_of_the_last_load_too_after_which_nothing_is_left_to_load(ledger: Ledger) -> None:
+    with Running(ledger, ["a", "b"], room=2, policy=FAST) as running:
+        running.device.facts = {"context": 8}
+        running.ask("a", "b")
+        running.until(running.served)
+        running.until(lambda: all(place.get("context") == 8 for place in ledger.placed().values()))
+
+
+def test_a_resident_that_was_drained_for_nothing_is_opened_again_though_all_are_resident(ledger: Ledger) -> None:
+    with Running(ledger, ["a", "b"], room=2, policy=FAST) as running:
+        running.ask("a", "b")
+        running.until(lambda: running.served() and not running.swapping.on_demand)
+        running.swapping.residents.keep_open_all_but({"a"})
+        running.until(lambda: sorted(running.swapping.residents.open) == ["a", "b"])
 
 
 def test_an_empty_patience_in_the_environment_is_none_and_pins_are_a_list(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

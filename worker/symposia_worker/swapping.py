@@ -154,7 +154,7 @@ class Swapping:
             pool.stopping.wait(self.policy.tick_s / 4)  # however often it is rung
 
     def _step(self, pool: Pool) -> None:
-        if not self.on_demand and self.policy.idle_ttl_s is None:
+        if not (self.on_demand or self._untold or self.residents.some_closed or self.policy.idle_ttl_s is not None):
             return
         self._look(pool)
         decision = self.policy.decide(self._view())
@@ -165,8 +165,8 @@ class Swapping:
         if decision.take:
             pool.feed()
         if self._untold and decision.load is None:
-            self._untold = False
             pool.tell_placement()
+            self._untold = False
 
     def _look(self, pool: Pool) -> None:
         """See what waits, and what is pinned."""
