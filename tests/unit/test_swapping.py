@@ -219,6 +219,46 @@ def test_a_resident_that_was_drained_for_nothing_is_opened_again_though_all_are_
         running.until(lambda: sorted(running.swapping.residents.open) == ["a", "b"])
 
 
+def test_a_checkpoint_that_is_given_up_while_it_is_loaded_is_unloaded_again_and_served_no_more(ledger: Ledger) -> None:
+    with Running(ledger, ["a", "b"], room=1, policy=FAST) as running:
+        begun, go_on, bring = threading.Event(), threading.Event(), running.device.bring
+
+        def slowly(model: str) -> Brought:
+            begun.set()
+            go_on.wait(20)
+            return bring(model)
+
+        running.swapping._bring = slowly
+        running.ask("a")
+        assert begun.wait(20)
+        running.pool.unserve("a")
+        running.swapping.forget("a")
+        running.device.drop("a")
+        go_on.set()
+        running.until(lambda: running.device.unloads == ["a", "a"])
+        assert not running.device.resident
+        assert set(running.pool.placement.models) == {"b"}
+        assert "a" not in running.swapping.residents
+
+
+def test_of_placements_changed_by_several_threads_none_is_lost_and_the_last_is_told(ledger: Ledger) -> None:
+    with Running(ledger, [], room=1, policy=FAST) as running:
+        def serve(thread: int) -> None:
+            for n in range(30):
+                running.pool.serve(f"m{thread}-{n}", {"queue": "q"})
+                if n % 3:
+                    running.pool.unserve(f"m{thread}-{n}")
+
+        threads = [threading.Thread(target=serve, args=(n,)) for n in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        kept = {f"m{thread}-{n}" for thread in range(4) for n in range(0, 30, 3)}
+        assert set(running.pool.placement.models) == kept
+        assert set(ledger.placed()) == kept
+
+
 def test_an_empty_patience_in_the_environment_is_none_and_pins_are_a_list(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("SYMPOSIA_RESIDENCY__PATIENCE_S", "")
     monkeypatch.setenv("SYMPOSIA_RESIDENCY__PINS", '["a", "b"]')

@@ -65,9 +65,10 @@ class Swapping:
         self.bells = bells
         self.residents = Residents()
         self._registered: dict[str, Registered] = {}
+        #: a checkpoint is either resident and registered, or neither, also where it is forgotten while it is loaded
+        self._mutex = threading.Lock()
         self._pinned_now, self._pins_due = pinned, 0.0
         self._wake = threading.Event()
-        self._loading: str | None = None
         #: checkpoints whose place has changed since the ledger was told
         self._untold = False
         self.pool: Pool | None = None
@@ -82,14 +83,23 @@ class Swapping:
     def brought(self, checkpoint: str, brought: Brought) -> None:
         """A checkpoint is resident."""
         self.register(checkpoint, bytes=brought.bytes)
-        known = self._registered[checkpoint]
-        known.bytes, known.load_s = brought.bytes, brought.seconds
-        self.residents.add(checkpoint, bytes=brought.bytes, load_s=brought.seconds)
+        self._arrived(checkpoint, brought)
+
+    def _arrived(self, checkpoint: str, brought: Brought) -> bool:
+        """Whether a checkpoint that was made resident is still to be served; then it may be asked."""
+        with self._mutex:
+            known = self._registered.get(checkpoint)
+            if known is None:
+                return False
+            known.bytes, known.load_s = brought.bytes, brought.seconds
+            self.residents.add(checkpoint, bytes=brought.bytes, load_s=brought.seconds)
+            return True
 
     def forget(self, checkpoint: str) -> None:
         """No longer serve a checkpoint whose turns have ended; whoever says so unloads it."""
-        self._registered.pop(checkpoint, None)
-        self.residents.drop(checkpoint)
+        with self._mutex:
+            self._registered.pop(checkpoint, None)
+            self.residents.drop(checkpoint)
 
     @property
     def on_demand(self) -> bool:
@@ -159,7 +169,7 @@ class Swapping:
         self._look(pool)
         decision = self.policy.decide(self._view())
         self.residents.keep_open_all_but({*decision.drain, *decision.evict})
-        gone = [name for name in decision.evict if self._evict(pool, name)]
+        gone = [name for name in decision.evict if self._evict(name)]
         if decision.load is not None and len(gone) == len(decision.evict):
             self._load(pool, decision.load)
         if decision.take:
@@ -202,9 +212,9 @@ class Swapping:
                 idle_s=now - resident.asked_at if resident else 0.0))
         return View(self.budget_bytes, tuple(shown))
 
-    def _evict(self, pool: Pool, name: str) -> bool:
-        known, held = self._registered[name], self.residents.all.get(name)
-        if held is None or not self.residents.take_out(name):
+    def _evict(self, name: str) -> bool:
+        known, held = self._registered.get(name), self.residents.all.get(name)
+        if known is None or held is None or not self.residents.take_out(name):
             return False
         known.bytes = max(known.bytes, held.bytes)
         self._drop(name)
@@ -212,7 +222,9 @@ class Swapping:
         return True
 
     def _load(self, pool: Pool, name: str) -> None:
-        known = self._registered[name]
+        known = self._registered.get(name)
+        if known is None:
+            return
         try:
             brought = self._bring(name)
         except Unavailable as error:
@@ -223,17 +235,20 @@ class Swapping:
                 known.bytes = int(known.bytes * SHORT_BY)
                 return
             log.error("%s is no longer served: %s", name, error)
-            del self._registered[name]
+            self.forget(name)
             pool.unserve(name)
             pool.ledger.refuse(pool.name, name, str(error))
         else:
-            self.brought(name, brought)
-            place = {**brought.place, **({"bell": self.bells} if self.bells else {})}
-            if pool.placement.models.get(name) != place:
-                pool.placement = pool.placement.having(name, place)
-                self._untold = True
-            pool.heartbeat.loads += 1
-            known.since = time.monotonic() if known.waiting else None
-            log.info("%s is resident: %.0f MB in %.2f s", name, brought.bytes / 1e6, brought.seconds)
-            pool.feed()
-            self._wake.set()
+            if self._arrived(name, brought):
+                self._tell(pool, name, known, brought)
+            else:  # it was given up meanwhile, and its memory returned before it had any
+                self._drop(name)
+
+    def _tell(self, pool: Pool, name: str, known: Registered, brought: Brought) -> None:
+        place = {**brought.place, **({"bell": self.bells} if self.bells else {})}
+        self._untold |= pool.serve_otherwise(name, place)
+        pool.heartbeat.loads += 1
+        known.since = time.monotonic() if known.waiting else None
+        log.info("%s is resident: %.0f MB in %.2f s", name, brought.bytes / 1e6, brought.seconds)
+        pool.feed()
+        self._wake.set()
