@@ -16,7 +16,7 @@ from symposia_shared.errors import Unavailable
 from symposia_shared.ledger import LEASE_MS, Ledger
 from symposia_shared.turns import Reply
 from symposia_shared.values import Value
-from symposia_worker.spool import Spool, Spooled
+from symposia_worker.spool import Left, Spool, Spooled
 from symposia_worker.tickets import Ticket, Tickets
 
 log = logging.getLogger(__name__)
@@ -52,9 +52,9 @@ class _Waiting:
         return self.text
 
 
-def hold_leases(ledger: Ledger, left: Sequence[Spooled], until: threading.Event) -> None:
+def hold_leases(ledger: Ledger, left: Sequence[Left], until: threading.Event) -> None:
     """Renew the leases of what an earlier process of the pool left, until its next one does: a checkpoint takes longer to load than a lease lasts."""
-    held = [(spooled.claim.seat, spooled.claim.fence) for spooled in left]
+    held = [(found.claim.seat, found.claim.fence) for found in left]
     while held and not until.is_set():
         try:
             lost = set(ledger.renew(held))
@@ -87,11 +87,11 @@ class Keeping:
 
     def start(self) -> None:
         """Take up what an earlier process of this pool left, and begin to look after what waits."""
-        for spooled in self.spool.restore():
-            ticket = Ticket(claim=spooled.claim, claimed_at=spooled.claimed_at)
+        for found in self.spool.restore():
+            ticket = Ticket(claim=found.claim, claimed_at=found.claimed_at)
             self.tickets.take([ticket], 0)
             self._shelve(ticket)
-            log.info("%s ↑ %s is in the spool since before the start", spooled.kind, ticket.claim.seat.key)
+            log.info("%s ↑ %s is in the spool since before the start", ticket.claim.kind, ticket.claim.seat.key)
         self._thread.start()
 
     def begin(self, ticket: Ticket, reply: Reply, text: str | None) -> None:
