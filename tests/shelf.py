@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from symposia_shared.store import Written
+from collections.abc import Sequence
+
+from symposia_shared.store import Head, Replaced, Written
 
 
 class Shelf:
@@ -26,8 +28,20 @@ class Shelf:
         kept = self.bodies.setdefault(key, body)
         return Written(ours=kept == body, body=kept)
 
+    def head(self, key: str) -> Head | None:
+        return Head(etag=key, size=len(self.bodies[key])) if key in self.bodies else None
+
+    def get_range(self, key: str, start: int, *, length: int, etag: str) -> bytes:
+        if key not in self.bodies:
+            raise Replaced(key)
+        return self.bodies[key][start:start + length]
+
     def delete(self, key: str) -> None:
         self.bodies.pop(key, None)
+
+    def delete_many(self, keys: Sequence[str]) -> None:
+        for key in keys:
+            self.delete(key)
 
     def keys(self, prefix: str) -> list[str]:
         return [key for key in sorted(self.bodies) if key.startswith(prefix)]

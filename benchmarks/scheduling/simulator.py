@@ -37,12 +37,6 @@ class Policy(Protocol):
     def decide(self, view: View) -> Decision: ...
 
 
-class Clairvoyant(Protocol):
-    """A policy that is shown the trace and the slot before it decides."""
-
-    def look(self, trace: Trace, slot: int) -> None: ...
-
-
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What a policy made of a trace. ``waits``: slots, by turn."""

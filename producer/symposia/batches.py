@@ -55,11 +55,9 @@ class TenantBatches:
 
     def put_file(self, pieces: Iterable[bytes], filename: str, *, expires_s: int | None = None) -> BatchFile:
         """Keep an input file, read as it goes by."""
-        with self.files.writing(self.tenant, filename) as file:
+        with self.files.writing(self.tenant, filename, most=self.client.settings.batches.max_bytes) as file:
             for piece in pieces:
                 file.write(piece)
-                if file.size > self.client.settings.batches.max_bytes:
-                    raise too_large(self.client.settings.batches.max_bytes)
             return file.finish(expires_s=expires_s)
 
     def file(self, file_id: str) -> BatchFile:
@@ -93,7 +91,7 @@ class TenantBatches:
                            remedy="Upload the input with the purpose 'batch'.")
         survey, now = self.files.survey(file.id), time.time()
         auto = checked_auto(auto_model) or self.client.settings.api.auto_model
-        ahead = [self.records.get(i) for i in self.records.active()]
+        ahead = self.records.active_of()
         needed = windows.seconds_needed(survey, ahead, self.records.throughput(), auto_model=auto)
         windows.check(seconds, str(completion_window), needed, now_s=now)
         order = Order.parse({
@@ -130,18 +128,25 @@ class TenantBatches:
             return batch
         if batch.status not in ("cancelled", "expired"):
             raise BadInput(f"{batch_id} is {batch.status}: nothing of it is left.", field="batch_id", value=batch_id)
+        self._check_input(batch)
         seconds = windows.window_s(completion_window) if completion_window is not None else batch.order.window_s
         keep = [n for n, counts in self.records.marked(batch_id).items() if not counts.unfinished]
         self.records.resume(batch, expires_at=int(time.time()) + seconds, keep=keep)
         return self.get(batch_id)
+
+    def _check_input(self, batch: Batch) -> None:
+        try:
+            self.file(batch.order.input_file_id)
+        except UnknownJob:
+            raise BadInput(f"the input of {batch.id}, {batch.order.input_file_id!r}, was deleted, so that the lines it has left cannot be asked.",
+                           field="batch_id", value=batch.id, remedy="Upload it again and submit it as a new batch.") from None
 
     def lines(self, batch: Batch, which: Which) -> Iterator[bytes]:
         """The lines of its output or its error file; while it runs, those of the parts that are written."""
         file_id = batch.output_file_id if which == "out" else batch.error_file_id
         if batch.status in ENDED:
             return lines_of(self.content(file_id)) if file_id else iter(())
-        spans = len(self.files.survey(batch.order.input_file_id).spans)
-        return lines_of(Parts(self.client.archive.store, batch.id).read(which, spans))
+        return lines_of(Parts(self.client.archive.store, batch.id).read(which))
 
 
 def checked_auto(model: str | None) -> str | None:
@@ -180,12 +185,6 @@ def checked_life(raw: object, field: str) -> int | None:
         raise BadInput(f"{field!r} is {raw!r:.80}.", field=field, value=raw,
                        remedy=f"Give {{anchor: 'created_at', seconds: {SHORTEST_LIFE_S} to {LONGEST_LIFE_S}}}.")
     return seconds
-
-
-def too_large(most: int) -> BadInput:
-    """The refusal of a file that is too large."""
-    return BadInput(f"the file has more than {most:,} bytes, which is the most that is taken.", field="file",
-                    remedy="Split it, or raise SYMPOSIA_BATCHES__MAX_BYTES.")
 
 
 def unknown(batch_id: str) -> BadInput:

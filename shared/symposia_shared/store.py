@@ -218,7 +218,11 @@ class Store:
         """Delete objects, a thousand in a request; those that are not there are no error."""
         for at in range(0, len(keys), 1000):
             with self.reaching("delete", keys[at]):
-                self.client.delete_objects(Bucket=self.bucket, Delete={"Objects": [{"Key": k} for k in keys[at:at + 1000]], "Quiet": True})
+                answer = self.client.delete_objects(Bucket=self.bucket, Delete={"Objects": [{"Key": k} for k in keys[at:at + 1000]], "Quiet": True})
+            if answer.get("Errors"):  # told key by key in an answer that is itself a 200
+                first = answer["Errors"][0]
+                raise StoreUnavailable(f"S3 refused to delete {len(answer['Errors'])} objects, the first {self.uri(first.get('Key', ''))}: "
+                                       f"{first.get('Code', '')} {first.get('Message', '')}")
 
     @contextmanager
     def reaching(self, verb: str, key: str) -> Iterator[None]:

@@ -234,12 +234,12 @@ def test_the_asynchronous_client_lives_a_batch_through(url: str, key: str) -> No
     assert asyncio.run(live()) == ["one two", "three"]
 
 
-def test_an_interactive_request_does_not_wait_behind_a_batch(client: OpenAI) -> None:
+def test_an_interactive_request_does_not_wait_behind_a_batch(client: OpenAI, stack: Stack) -> None:
     lines = [line(f"{n}", model="test/slow:20000") for n in range(300)]
     file = client.files.create(file=input_of(*lines), purpose="batch")
     made = client.batches.create(input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h")
     wait_for(lambda: client.batches.retrieve(made.id).status == "in_progress")
-    time.sleep(3)
+    wait_for(lambda: all(w["held"] >= w["slots"] - w["slots"] // 16 for w in stack.client.ledger.workers().values() if w["role"] == "pool"))
     began = time.monotonic()
     client.chat.completions.create(model="test/echo", messages=[{"role": "user", "content": "now"}])
     took = time.monotonic() - began

@@ -179,6 +179,35 @@ def test_a_shard_that_is_damaged_is_drawn_again(cli: Callable[..., Any], models:
     assert [row["id"] for row in cli("list", "--json")] == ["lab/tiny"]
 
 
+def test_an_index_drawn_again_beside_a_push_keeps_the_pushs_row(models: ModelStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest = pushed(models, tmp_path)
+    other = manifest.model_copy(update={"id": next(n for n in (f"m{i}" for i in range(400)) if index.shard_of(n) == index.shard_of("lab/tiny"))})
+    right = ModelStore.list
+
+    def pushing_meanwhile(self: ModelStore) -> Any:
+        found = right(self)
+        models.index.note(other)
+        return found
+
+    monkeypatch.setattr(ModelStore, "list", pushing_meanwhile)
+    assert [m.id for m in models.redraw().checkpoints] == ["lab/tiny"]
+    assert other.id in models.index.listed().rows
+
+
+def test_a_shard_that_cannot_be_read_is_written_over_by_no_change(models: ModelStore, tmp_path: Path) -> None:
+    manifest = pushed(models, tmp_path)
+    models.listed()
+    key = index._key(index.shard_of("lab/tiny"))
+    models.store.put(key, b"garbage")
+    with pytest.raises(Damaged, match=r"models list --check"):
+        models.index.note(manifest)
+    assert models.store.get(key) == b"garbage"
+    # and who lists has it drawn again, from the manifests
+    rows, damaged = models.listed()
+    assert (list(rows), damaged) == (["lab/tiny"], ())
+    models.index.note(manifest)
+
+
 def test_a_check_reads_every_manifest_and_names_the_damaged_one(cli: Callable[..., Any], models: ModelStore, tmp_path: Path) -> None:
     pushed(models, tmp_path, "lab/one")
     pushed(models, tmp_path, "lab/two", seed=1)
@@ -230,6 +259,22 @@ def test_what_no_manifest_names_is_told_first_and_removed_when_asked(cli: Callab
 @pytest.fixture
 def cache(tmp_path: Path) -> ModelCache:
     return ModelCache(tmp_path / "cache" / "models")
+
+
+def test_what_a_damaged_manifest_may_name_is_no_garbage_of_a_cache_and_its_row_stays(models: ModelStore, cache: ModelCache, tmp_path: Path) -> None:
+    # Given a checkpoint that is whole on this machine, whose manifest is damaged and whose last change was cut off
+    pushed(models, tmp_path)
+    models.listed()
+    cache.fetch(models, "lab/tiny")
+    cache.release("lab/tiny")
+    models.store.put(manifest_key("lab/tiny"), b"{}")
+    mark = f"{index.MARKS}lab~tiny~~0"
+    models.store.put(mark, b"{}")
+    # When garbage is collected, then nothing of it goes
+    assert collecting.find_in_cache(models, cache, grace_s=0) == []
+    collecting.collect(models, collecting.find(models, grace_s=0), grace_s=0)
+    assert "lab/tiny" in models.index.listed().rows
+    assert models.store.keys(index.MARKS) == [mark]
 
 
 def test_what_is_being_pushed_is_not_collected_however_old_its_objects_are(models: ModelStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

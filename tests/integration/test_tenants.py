@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -107,9 +106,8 @@ def test_a_key_outlives_its_client_the_api_process_and_the_broker(tenant: Tenant
     # Given a client that goes before its answer comes, and an API and a broker that are killed
     with pytest.raises(httpx.ReadTimeout):
         tenant.raw.post("/chat/completions", json=chat("?", "test/slow:5000"), headers={"Idempotency-Key": "k"}, timeout=1.5)
-    stack.kill("api")
-    stack.kill("broker")
-    time.sleep(0.5)
+    api, broker = stack.kill("api"), stack.kill("broker")
+    wait_for(lambda: stack.pid("api") != api and stack.pid("broker") != broker)
     # When it comes again, then it is given the answer of the one job there ever was
     again = wait_for(lambda: (found := tenant.post(chat("?", "test/slow:5000"), once="k")).status_code != 503 and found)
     assert again.status_code == 200, again.text
@@ -210,8 +208,8 @@ def test_jobs_in_flight_are_limited_and_each_is_free_again_once_it_has_ended(ten
 def test_usage_is_the_sum_of_the_bills_by_day_and_checkpoint_and_survives_the_api(tenant: Tenant, stranger: Tenant, stack: Stack) -> None:
     said = tenant.post(chat("one two three")).json()["usage"]
     team = tenant.post(chat("?", TEAM)).json()["usage"]
-    stack.kill("api")
-    time.sleep(0.5)
+    old = stack.kill("api")
+    wait_for(lambda: stack.pid("api") != old)
     told = wait_for(lambda: (found := tenant.raw.get("/usage").json())["data"] and found)
     (whole,) = [row for row in told["data"] if not row["model"]]
     assert (whole["jobs"], whole["calls"]) == (2, 4)
@@ -289,7 +287,7 @@ def test_one_of_equal_turns_that_is_cancelled_leaves_the_others_their_answer(ten
     first = stack.client.submit(job)
     wait_for(lambda: first.status().state == "running")
     others = [stack.client.submit(job) for _ in range(3)]
-    time.sleep(0.5)
+    wait_for(lambda: {h.status().state for h in others} == {"running"})
     assert first.cancel()
     assert {h.result(30).answer for h in others} == {"slow 3000"}
     assert first.wait(10).state == "cancelled"
@@ -337,8 +335,13 @@ def test_kept_replies_have_a_life_and_are_erased_by_tenant_and_by_job(tenant: Te
     assert cli(stack, "reuse", "erase", tenant.name)["keys"] == [key]
     assert stack.client.archive.store.keys(f"reuse/{tenant.name}/") == []
     assert stack.client.archive.store.keys(f"reuse/{stranger.name}/") != []
-    stack.client.archive.store.put(f"reuse/{tenant.name}/x.json", b"not an entry")
-    assert cli(stack, "reuse", "prune")["deleted"] == 1
+
+    def pruned() -> int:
+        stack.client.archive.store.put(f"reuse/{tenant.name}/x.json", b"not an entry")
+        deleted: int = cli(stack, "reuse", "prune")["deleted"]
+        return deleted
+
+    assert 1 in (pruned(), pruned())  # the coordinator's own sweep, once an hour, may come between put and prune
 
 
 # -- what is another's ---------------------------------------------------------------------------------------------------------

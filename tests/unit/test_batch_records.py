@@ -273,7 +273,9 @@ def test_one_driver_holds_a_batch_until_it_lets_go(batches: Batches) -> None:
     assert batches.hold("batch_aa", "one") == "validating"
     assert batches.hold("batch_aa", "two") == ""
     assert batches.hold("batch_aa", "one") == "validating"
-    batches.let_go("batch_aa")
+    batches.let_go("batch_aa", "two")
+    assert batches.hold("batch_aa", "two") == "", "what another holds is not let go"
+    batches.let_go("batch_aa", "one")
     assert batches.hold("batch_aa", "two") == "validating"
     assert batches.hold("batch_bb", "two") == "gone"
 
@@ -332,3 +334,45 @@ def test_a_resumed_batch_keeps_the_spans_of_which_nothing_is_left(batches: Batch
     assert (found.status, found.attempt, found.end, found.expires_at, found.counts.completed, found.counts.unfinished) == ("in_progress", 2, "", 99, 1, 0)
     assert set(batches.marked("batch_aa")) == {0}
     assert batches.active() == ["batch_aa"]
+
+
+def test_s3_has_a_batch_as_it_ends_before_it_has_ended(batches: Batches, monkeypatch: pytest.MonkeyPatch) -> None:
+    batches.add(order(), total=3)
+    batches.hold("batch_aa", "one")
+    batches.mark("batch_aa", 0, Counts(completed=2, calls=2), live=Counts(failed=1))
+    batches.move("batch_aa", ("validating",), "finalizing", end="expired")
+    found: list[Batch] = []
+    move = batches.move
+
+    def killed(*args: Any, **fields: Any) -> bool:
+        found.append(Batch.from_json(batches.store.get("batches/batch_aa/batch.json") or b""))
+        return move(*args, **fields)
+
+    monkeypatch.setattr(batches, "move", killed)
+    assert batches.end("batch_aa", ("finalizing",), "completed", out="file-o", err="", sum=Counts(completed=2, calls=2).to_json(), **{"c:0": ""})
+    told, ended = found[0], batches.get("batch_aa")
+    assert abs(told.at["completed"] - ended.at["completed"]) <= 1
+    assert told.model_copy(update={"at": ended.at}) == ended
+    assert (ended.counts.completed, ended.counts.failed, ended.output_file_id) == (2, 0, "file-o")
+    assert not batches.end("batch_aa", ("finalizing",), "failed")
+    assert batches._archived("batch_aa") == ended
+
+
+def test_a_resumed_batch_is_driven_though_its_producer_is_killed_right_then(batches: Batches, monkeypatch: pytest.MonkeyPatch) -> None:
+    batches.add(order(), total=3)
+    batches.move("batch_aa", ("validating",), "expired", end="expired")
+    assert batches.active() == []
+
+    def killed(*_: Any) -> None:
+        raise RuntimeError
+
+    monkeypatch.setattr(batches.ledger.redis, "zadd", killed)
+    assert batches.resume(batches.get("batch_aa"), expires_at=99, keep=[])
+    assert batches.active() == ["batch_aa"]
+
+
+def test_a_batch_that_moves_on_keeps_its_place(batches: Batches) -> None:
+    for n, batch_id in enumerate(("batch_aa", "batch_bb")):
+        batches.add(order().model_copy(update={"id": batch_id, "created_at": n}), total=1)
+    batches.move("batch_aa", ("validating",), "in_progress")
+    assert batches.active() == ["batch_aa", "batch_bb"]

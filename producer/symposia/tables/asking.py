@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from symposia.batches import TenantBatches, too_large
+from symposia.batches import TenantBatches
 from symposia.tables.reading import ROWS, arrow_parquet, columns_of, form_of, rows_of
 from symposia.tables.template import Template
 from symposia_shared.batches.values import BatchFile
@@ -47,13 +47,11 @@ def put_table(batches: TenantBatches, paths: Sequence[Path], asked: Prompting) -
     if "parquet" in forms and len(forms) > 1:
         raise BadInput("Parquet files are mixed with others.", field="input", remedy="Submit them as batches of their own.")
     kept: Literal["parquet", "jsonl"] = "parquet" if forms == {"parquet"} else "jsonl"
-    with tempfile.TemporaryDirectory(prefix="symposia-") as folder, batches.files.writing(batches.tenant, paths[0].name) as file:
+    writing = batches.files.writing(batches.tenant, paths[0].name, most=batches.client.settings.batches.max_bytes)
+    with tempfile.TemporaryDirectory(prefix="symposia-") as folder, writing as file:
         beside = Path(folder) / f"columns.{kept}"
-        most = batches.client.settings.batches.max_bytes
         for number, row in enumerate(_kept(paths, beside, kept), start=1):
             file.write(asked.line(number, row))
-            if file.size > most:
-                raise too_large(most)
         batches.files.store.put_file(f"files/{file.id}/columns.{kept}", beside)
         return file.finish(columns=kept)
 

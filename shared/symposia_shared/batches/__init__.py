@@ -2,7 +2,7 @@
 
 Redis, under the deployment's prefix:
 
-    batches       zset  batches that have not ended, by when they were made
+    batches       zset  batches that have not ended, by when they were made or resumed
     batches:T     zset  all batches of tenant T, by when they were made
     batch:ID      hash  rec the order (JSON), st status, at:STATUS when it came to it (s), end how it is to end, try times it was begun, hi spans
                         begun, c:N counts of span N once its parts are in S3, live counts of spans that are open, own, until who drives it

@@ -27,11 +27,11 @@ class Files:
     def __init__(self, ledger: Ledger, store: Store) -> None:
         self.ledger, self.store = ledger, store
 
-    def writing(self, tenant: str, filename: str, *, purpose: Purpose = "batch", file_id: str | None = None) -> Writing:
-        """A file to be written: see ``Writing``."""
+    def writing(self, tenant: str, filename: str, *, purpose: Purpose = "batch", file_id: str | None = None, most: int | None = None) -> Writing:
+        """A file to be written, of at most so many bytes: see ``Writing``."""
         # ids begin with the time, so that their order is that of the files
         made = file_id or f"file-{int(time.time() * 1000):012x}{secrets.token_hex(6)}"
-        return Writing(self, made, tenant, filename[:LONGEST_NAME], purpose)
+        return Writing(self, made, tenant, filename[:LONGEST_NAME], purpose, most)
 
     def get(self, tenant: str, file_id: str) -> BatchFile:
         """A file. Raises UnknownJob."""
@@ -55,12 +55,12 @@ class Files:
         with away():
             return int(self.ledger.redis.hlen(self._key(tenant)))
 
-    def content(self, file: BatchFile, *, start: int = 0) -> Iterator[bytes]:
-        """The bytes of a file from ``start`` on."""
+    def content(self, file: BatchFile) -> Iterator[bytes]:
+        """The bytes of a file."""
         head = self.store.head(file.content)
         if head is None:
             raise StoreUnavailable(f"{self.store.uri(file.content)} is missing, although the file {file.id} is listed. Was the bucket emptied?")
-        return pieces(self.store, file.content, head, start=start)
+        return pieces(self.store, file.content, head)
 
     def survey(self, file_id: str) -> Survey:
         """Where the lines of a batch's input are."""
@@ -108,16 +108,22 @@ class Files:
         return self.ledger.key(f"files:{tenant}")
 
 
+def too_large(most: int) -> BadInput:
+    """The refusal of a file that is too large."""
+    return BadInput(f"the file has more than {most:,} bytes, which is the most that is taken.", field="file",
+                    remedy="Split it, or raise SYMPOSIA_BATCHES__MAX_BYTES.")
+
+
 class Writing:
     """A file that is being written: within ``with``, ``write`` its bytes and then ``finish``; what is left unfinished is dropped.
 
     An input is read as it goes by. Raises BadInput where there are too many files.
     """
 
-    def __init__(self, files: Files, file_id: str, tenant: str, filename: str, purpose: Purpose) -> None:
+    def __init__(self, files: Files, file_id: str, tenant: str, filename: str, purpose: Purpose, most: int | None) -> None:
         if purpose == "batch" and files.count(tenant) >= MOST_FILES:
             raise BadInput(f"there are {MOST_FILES:,} files, which is the most.", field="file", remedy="Delete some.")
-        self.files, self.id, self.tenant, self.filename, self.purpose = files, file_id, tenant, filename, purpose
+        self.files, self.id, self.tenant, self.filename, self.purpose, self.most = files, file_id, tenant, filename, purpose, most
         self._upload = Upload(files.store, f"files/{file_id}/content")
         self.surveyor = Surveyor() if purpose == "batch" else None
         self._lines = 0
@@ -128,7 +134,9 @@ class Writing:
         return self._upload.size
 
     def write(self, piece: bytes) -> None:
-        """The next bytes."""
+        """The next bytes. Raises BadInput where they are too many."""
+        if self.most is not None and self.size + len(piece) > self.most:
+            raise too_large(self.most)
         self._upload.write(piece)
         if self.surveyor is not None:
             self.surveyor.feed(piece)

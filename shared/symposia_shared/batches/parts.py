@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
 from symposia_shared.batches.files import Files
 from symposia_shared.batches.lines import Written
 from symposia_shared.batches.values import Batch, BatchFile
+from symposia_shared.errors import StoreUnavailable
 from symposia_shared.store import Store
 
 Which = Literal["out", "err"]
@@ -32,31 +33,40 @@ class Parts:
             elif again:
                 self.store.delete(self._key(span, which))
 
-    def read(self, which: Which, spans: int) -> Iterator[bytes]:
+    def read(self, which: Which) -> Iterator[bytes]:
         """The parts that are there, in order."""
-        wanted = {self._key(n, which) for n in range(spans)}
-        for key in self.store.keys(f"batches/{self.batch_id}/parts/"):
-            if key in wanted:
-                body = self.store.get(key)
-                if body:
-                    yield body
+        for key in self._listed(which):
+            body = self.store.get(key)
+            if body:
+                yield body
 
-    def assemble(self, files: Files, batch: Batch, which: Which, spans: int) -> BatchFile | None:
-        """The file of all parts, written once; None where there are none. Its id is the batch's, so that no second one is made."""
-        stem = hashlib.sha256(f"{self.batch_id} {which} {batch.attempt}".encode()).hexdigest()[:24]
-        found = self.read(which, spans)
-        first = next(found, None)
-        if first is None:
+    def assemble(self, files: Files, batch: Batch, which: Which, *, still: Callable[[], None]) -> BatchFile | None:
+        """The file of all parts; None where there are none. Its id is the batch's, so that no second one is made.
+
+        ``still`` is called as parts are read and before the file is there; it raises where another driver has the batch. Raises
+        StoreUnavailable where a part that was listed is gone.
+        """
+        keys = self._listed(which)
+        if not keys:
             return None
+        stem = hashlib.sha256(f"{self.batch_id} {which} {batch.attempt}".encode()).hexdigest()[:24]
         with files.writing(batch.order.tenant, f"{self.batch_id}_{_NAMES[which]}.jsonl", purpose="batch_output", file_id=f"file-{stem}") as file:
-            file.write(first)
-            for piece in found:
-                file.write(piece)
+            for key in keys:
+                still()
+                body = self.store.get(key)
+                if body is None:
+                    raise StoreUnavailable(f"{self.store.uri(key)} was listed and is gone, so that {file.filename} would be short.")
+                file.write(body)
+            # parts are deleted after the batch has moved on alone: where it has not by now, the listing was whole, and so is what was read
+            still()
             return file.finish(expires_s=batch.order.output_expires_s)
 
     def delete(self) -> None:
         """All parts."""
         self.store.delete_many(self.store.keys(f"batches/{self.batch_id}/parts/"))
+
+    def _listed(self, which: Which) -> list[str]:
+        return [key for key in self.store.keys(f"batches/{self.batch_id}/parts/") if key.endswith(f"-{which}.jsonl")]
 
     def _key(self, span: int, which: str) -> str:
         return f"batches/{self.batch_id}/parts/{span:06d}-{which}.jsonl"

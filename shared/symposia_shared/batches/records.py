@@ -24,7 +24,7 @@ class Batches:
     def __init__(self, ledger: Ledger, store: Store) -> None:
         self.ledger, self.store = ledger, store
         folder = resources.files("symposia_shared.batches") / "scripts"
-        self._hold, self._move = (ledger.redis.register_script((folder / f"{name}.lua").read_text()) for name in ("hold", "move"))
+        self._hold, self._let_go, self._move = (ledger.redis.register_script((folder / f"{name}.lua").read_text()) for name in ("hold", "let_go", "move"))
 
     # -- from the producer's side
 
@@ -73,10 +73,7 @@ class Batches:
         with away():
             names = [n for n in self.ledger.redis.hkeys(self.key(batch.id)) if n.startswith("c:") and int(n[2:]) not in keep]
             fields: dict[str, object] = {"end": "", "try": batch.attempt + 1, "ends": expires_at, **dict.fromkeys(names, "")}
-            if not self.move(batch.id, ("cancelled", "expired"), "in_progress", **fields):
-                return False
-            self.ledger.redis.zadd(self.ledger.key("batches"), {batch.id: expires_at})
-        return True
+        return self.move(batch.id, ("cancelled", "expired"), "in_progress", **fields)
 
     # -- from the driver's side
 
@@ -93,13 +90,13 @@ class Batches:
                 pipe.hget(self.key(batch_id), "rec")
             return {Order.from_json(text).input_file_id for text in pipe.execute() if text}
 
-    def active_of(self, tenant: str) -> list[Batch]:
-        """Those of a tenant."""
+    def active_of(self, tenant: str | None = None) -> list[Batch]:
+        """Those of a tenant, or of all, as they stand."""
         with away(), self.ledger.redis.pipeline(transaction=False) as pipe:
             for batch_id in self.active():
                 pipe.hgetall(self.key(batch_id))
             found = [_batch(row) for row in pipe.execute() if row]
-        return [b for b in found if b.order.tenant == tenant]
+        return [b for b in found if tenant in (None, b.order.tenant)]
 
     def hold(self, batch_id: str, driver: str) -> str:
         """Take or keep a batch; returns its status, ``''`` where another driver has it, ``gone``."""
@@ -107,10 +104,10 @@ class Batches:
             answer: str = self._hold(keys=[self.key(batch_id)], args=[driver, HOLD_MS])
         return answer
 
-    def let_go(self, batch_id: str) -> None:
-        """Have another driver take it at once."""
+    def let_go(self, batch_id: str, driver: str) -> None:
+        """Have another driver take it at once, where this one holds it."""
         with away():
-            self.ledger.redis.hdel(self.key(batch_id), "own", "until")
+            self._let_go(keys=[self.key(batch_id)], args=[driver])
 
     def drop(self, batch_id: str) -> None:
         """Forget that an id that is gone was active."""
@@ -119,7 +116,7 @@ class Batches:
 
     def move(self, batch_id: str, come_from: Sequence[Status], to: Status, **fields: object) -> bool:
         """Move it on, once; a field given as '' is removed."""
-        flat = [x for name, value in fields.items() for x in (name.replace("__", ":"), str(value))]
+        flat = [x for name, value in fields.items() for x in (name, str(value))]
         with away():
             keys = [self.key(batch_id), self.ledger.key("batches")]
             return bool(self._move(keys=keys, args=[batch_id, " ".join(come_from), to, int(to in ENDED), *flat]))
@@ -152,9 +149,22 @@ class Batches:
         with away():
             self.ledger.redis.hset(self.key(batch_id), mapping={"live": live.to_json(), **({} if rate is None else {"rate": f"{rate:.3f}"})})
 
+    def end(self, batch_id: str, come_from: Sequence[Status], to: Status, **fields: object) -> bool:
+        """Move a batch to its end. S3 has it as it will be before, so that no kill leaves an ended batch that S3 does not have."""
+        with away():
+            stored: dict[str, str] = self.ledger.redis.hgetall(self.key(batch_id))
+            now = int(self.ledger.redis.time()[0])
+        if stored.get("st") not in come_from:
+            return False
+        self._archive(_batch(_moved(stored, to, now, fields)))
+        if not self.move(batch_id, come_from, to, **fields):
+            return False
+        self.ended(self.get(batch_id))
+        return True
+
     def ended(self, batch: Batch) -> None:
         """Keep an ended batch in S3, and no more of its tenant's in Redis than are kept."""
-        self.store.put(f"batches/{batch.id}/batch.json", batch.to_json().encode())
+        self._archive(batch)
         redis, key = self.ledger.redis, self._of(batch.order.tenant)
         with away():
             over = int(redis.zcard(key)) - MOST_KEPT
@@ -185,9 +195,18 @@ class Batches:
     def _of(self, tenant: str) -> str:
         return self.ledger.key(f"batches:{tenant}")
 
+    def _archive(self, batch: Batch) -> None:
+        self.store.put(f"batches/{batch.id}/batch.json", batch.to_json().encode())
+
     def _archived(self, batch_id: str) -> Batch | None:
         body = self.store.get(f"batches/{batch_id}/batch.json") if batch_id.startswith("batch_") and batch_id.isascii() and "/" not in batch_id else None
         return None if body is None else Batch.from_json(body)
+
+
+def _moved(h: Mapping[str, str], to: Status, now_s: int, fields: Mapping[str, object]) -> dict[str, str]:
+    """What ``move.lua`` makes of a hash where ``to`` is an end."""
+    found = {**h, "st": to, f"at:{to}": str(now_s), **{name: str(value) for name, value in fields.items()}}
+    return {name: value for name, value in found.items() if name != "live" and not (name in fields and value == "")}
 
 
 def _marked(h: Mapping[str, str]) -> dict[int, Counts]:

@@ -30,11 +30,6 @@ class Surveyor:
         self._models: dict[str, int] = {}
         self._spans: list[Span] = []
 
-    @property
-    def lines(self) -> int:
-        """Lines so far that are not blank."""
-        return self._lines
-
     def feed(self, piece: bytes) -> None:
         """The next bytes."""
         lines = piece.split(b"\n")

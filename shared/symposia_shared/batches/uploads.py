@@ -81,9 +81,9 @@ class Upload:
                 pass
 
 
-def pieces(store: Store, key: str, head: Head, *, start: int = 0) -> Iterator[bytes]:
-    """The bytes of an object from ``start`` on. Raises StoreUnavailable, and ``store.Replaced`` where it is no longer the one of ``head``."""
-    at = start
+def pieces(store: Store, key: str, head: Head) -> Iterator[bytes]:
+    """The bytes of an object. Raises StoreUnavailable, and ``store.Replaced`` where it is no longer the one of ``head``."""
+    at = 0
     while at < head.size:
         piece = store.get_range(key, at, length=min(READ_BYTES, head.size - at), etag=head.etag)
         yield piece

@@ -65,6 +65,10 @@ class Seams:
     settings: BatchSettings
 
 
+class _Lost(Exception):
+    """The batch is another driver's, has moved on, or this driver is stopped."""
+
+
 class Drive:
     """One batch from where it stands to its end, or until ``stop``."""
 
@@ -102,17 +106,25 @@ class Drive:
             status = self.seams.batches.hold(self.id, self.owner)
             if status == "gone":
                 self.seams.batches.drop(self.id)
-            return status in ("", "gone") or status in ENDED or self._step(status)
+            return status in ("", "gone") or status in ENDED or self._went_on(status)
+        except _Lost:
+            log.info("batch ← %s is left to another driver", self.id)
+            return True
         except Unavailable as error:
             log.warning("batch %s waits: %s", self.id, error)
             self._stop.wait(0.5)
-        except Replaced:
-            self._fail("input_file_gone", "the input file was deleted before every line was asked.")
         except Exception:
             log.exception("batch %s: begun again from what is recorded", self.id)
             self._forget()
             self._stop.wait(2.0)
         return False
+
+    def _went_on(self, status: str) -> bool:
+        try:
+            return self._step(status)
+        except Replaced:
+            self._fail("input_file_gone", "the input file was deleted before every line was asked.")
+            return False
 
     def _step(self, status: str) -> bool:
         if status == "validating":
@@ -151,16 +163,19 @@ class Drive:
             batches.move(self.id, ("validating",), "in_progress", total=survey.lines)
 
     def _fail(self, code: str, message: str) -> None:
-        self._cancel_jobs(i for span in self._open.values() for asked in span.asked.values() for i in asked.waiting)
-        if self.seams.batches.move(self.id, ("validating", "in_progress", "cancelling"), "failed", why=json.dumps([fault(code, message)])):
-            self.seams.batches.ended(self.seams.batches.get(self.id))
+        # by their tag: also those that an earlier driver had submitted
+        self._cancel_jobs(Control(self.seams.ledger).tagged(f"batch:{self.id}"))
+        self.seams.batches.end(self.id, ("validating", "in_progress", "cancelling"), "failed", why=json.dumps([fault(code, message)]))
         log.warning("batch ← %s failed: %s", self.id, message)
 
     def _take_up(self) -> Batch:
-        """Read how far an earlier driver came."""
+        """Read how far an earlier driver came. Raises Replaced where the input is gone."""
         batches = self.seams.batches
         batch = batches.get(self.id)
-        survey = self.seams.files.survey(batch.order.input_file_id)
+        try:
+            survey = self.seams.files.survey(batch.order.input_file_id)
+        except UnknownJob as error:
+            raise Replaced(batch.order.input_file_id) from error
         self._input = Input(batch.order, survey, ledger=self.seams.ledger, archive=self.seams.archive, limits=self.seams.api)
         marked, self._begun = batches.marked(self.id), batches.begun(self.id)
         self._next = [n for n in range(len(survey.spans)) if n not in marked]
@@ -180,8 +195,20 @@ class Drive:
         """Ask until as much is in flight as may be, or a step's worth was asked."""
         if time.monotonic() < self._full_until:
             return
-        room = self._window() - self._in_flight
         chosen: list[tuple[OpenSpan, Question]] = []
+        try:
+            self._choose(batch, chosen)
+            if chosen:
+                self._submit(batch, chosen)
+        except Unavailable:
+            # lines that left their spans may have been recorded or not: the ledger is asked, as after a kill. Without any, what is known still holds
+            if chosen:
+                self._forget()
+            raise
+
+    def _choose(self, batch: Batch, chosen: list[tuple[OpenSpan, Question]]) -> None:
+        """Take lines from their spans, in order; added to ``chosen`` one by one, so that none is out of sight where a span cannot be opened."""
+        room = self._window() - self._in_flight
         while len(chosen) < min(room, MOST_AT_ONCE):
             span = next((s for s in self._open.values() if s.todo), None)
             if span is not None:
@@ -189,9 +216,7 @@ class Drive:
             elif self._next and len(self._open) < MOST_OPEN:
                 self._open_next(batch)
             else:
-                break
-        if chosen:
-            self._submit(batch, chosen)
+                return
 
     def _window(self) -> int:
         """Lines that may be in flight: twice what the pools hold, so that none waits for the next line and no queue is long."""
@@ -375,15 +400,18 @@ class Drive:
         """Put the parts together and end the batch."""
         batches = self.seams.batches
         batch = batches.get(self.id)
-        spans = len(self.seams.files.survey(batch.order.input_file_id).spans)
-        made = {which: self.parts.assemble(self.seams.files, batch, which, spans) for which in ("out", "err")}
+        made = {which: self.parts.assemble(self.seams.files, batch, which, still=self._still_finalizing) for which in ("out", "err")}
         status: Status = batch.end or "completed"
         fields: dict[str, object] = {which: file.id if file else "" for which, file in made.items()}
         if status == "completed":
             fields |= {"sum": batch.counts.to_json(), **{f"c:{n}": "" for n in batches.marked(self.id)}}
-        if batches.move(self.id, ("finalizing",), status, **fields):
-            batches.ended(batches.get(self.id))
+        if batches.end(self.id, ("finalizing",), status, **fields):
             log.info("batch ← %s %s: %d completed, %d failed", self.id, status, batch.counts.completed, batch.counts.failed)
-        if status == "completed":
-            self.parts.delete()
+            if status == "completed":
+                self.parts.delete()
         return True
+
+    def _still_finalizing(self) -> None:
+        """Renew the hold. Raises _Lost."""
+        if self._stop.is_set() or self.seams.batches.hold(self.id, self.owner) != "finalizing":
+            raise _Lost

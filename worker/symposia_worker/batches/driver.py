@@ -57,7 +57,7 @@ class Driver:
                 thread.join(timeout=10.0)
         try:
             for batch_id in self._drives:
-                self.seams.batches.let_go(batch_id)
+                self.seams.batches.let_go(batch_id, self.owner)
         except Unavailable as error:
             log.warning("batches are let go by the clock: %s", error)
 

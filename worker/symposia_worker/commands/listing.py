@@ -48,18 +48,13 @@ def _quick(settings: S3Settings) -> Rows | None:
 
 def _read(settings: S3Settings, *, check: bool) -> tuple[Rows, tuple[Damaged, ...]]:
     """The rows; ``check``: of the manifests themselves, and the index is drawn from them again."""
-    from contextlib import suppress
-
-    from symposia_shared.errors import Conflict, Unavailable
     from symposia_shared.store import Store
     from symposia_worker.models.store import ModelStore
 
     models = ModelStore(Store(settings))
     if not check:
         return models.listed()
-    found = models.list()
-    with suppress(Conflict, Unavailable):
-        models.index.rebuild(lambda: found.checkpoints)
+    found = models.redraw()
     whole = {m.id for m in found.checkpoints}
     rows, _ = models.listed()
     return {model: row for model, row in rows.items() if model in whole or "entry" in row}, found.damaged

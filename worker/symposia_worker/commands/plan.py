@@ -79,24 +79,30 @@ def _show(asked: Problem, plan: Plan) -> None:
 
 def _live(dir: Path | None, hours: float, *, needed: bool) -> Live:
     """What the deployment says. Where a file or flags say all, one that is away or none is no error."""
-    from symposia_shared.errors import SymposiaError, Unavailable
+    from symposia_shared.errors import SymposiaError
     from symposia_shared.ledger.traffic import Traffic
     from symposia_shared.settings import load
     from symposia_shared.standing import alive
     from symposia_shared.store import Store
+    from symposia_worker.models.manifest import Manifest
     from symposia_worker.models.store import ModelStore
     from symposia_worker.placing.asking import Live
 
+    def manifest(model: str) -> Manifest | None:
+        try:
+            return ModelStore(Store(load(dir).s3)).sound(model)
+        except SymposiaError:
+            if needed:
+                raise
+            return None
+
     try:
-        settings = load(dir)
         ledger = _ledger(dir)
-        models = ModelStore(Store(settings.s3))
-        return Live(pools=alive(ledger.workers(), "pool"), placed=ledger.placed(), traffic=Traffic(ledger).rates(over_s=hours * 3600),
-                    manifest=models.sound)
-    except (Unavailable, SymposiaError):
+        return Live(pools=alive(ledger.workers(), "pool"), placed=ledger.placed(), traffic=Traffic(ledger).rates(over_s=hours * 3600), manifest=manifest)
+    except SymposiaError:
         if needed:
             raise
-        return Live()
+        return Live(manifest=manifest)
 
 
 def _ledger(dir: Path | None) -> Ledger:

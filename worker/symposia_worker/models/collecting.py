@@ -83,8 +83,10 @@ def collect(models: ModelStore, garbage: Garbage, *, grace_s: float = GRACE_S) -
     for upload in garbage.uploads:
         models.store.end_upload(upload)
     for mark in garbage.marks:
-        models.index.settle(marked(mark), models.sound(marked(mark)))
-        models.store.delete(mark)
+        stored = models.look(marked(mark))
+        if not isinstance(stored, Damaged):  # its row says that it is there, and is all that does
+            models.index.settle(marked(mark), stored)
+            models.store.delete(mark)
     return count, size
 
 
@@ -98,14 +100,8 @@ def find_of(models: ModelStore, model: str, objects: Sequence[Listed], *, grace_
 
 def _named(models: ModelStore, ids: Sequence[str]) -> tuple[dict[str, set[str]], list[Damaged]]:
     """The keys each checkpoint's manifest names; none for one without a manifest, and no entry for one whose manifest is damaged."""
-    def read(model: str) -> Manifest | Damaged | None:
-        try:
-            return models.manifest(model)
-        except Damaged as error:
-            return error
-
     with ThreadPoolExecutor(16) as threads:
-        found = dict(zip(ids, threads.map(read, ids), strict=True))
+        found = dict(zip(ids, threads.map(models.look, ids), strict=True))
     named = {m: {f.key(file) for file in f.files} | {f"models/{m}/forms.json"} if isinstance(f, Manifest) else set() for m, f in found.items()
              if not isinstance(f, Damaged)}
     return named, [f for f in found.values() if isinstance(f, Damaged)]
@@ -121,10 +117,15 @@ class Leftover:
 
 
 def find_in_cache(models: ModelStore, cache: ModelCache, *, grace_s: float = GRACE_S) -> list[Leftover]:
-    """Old revisions, checkpoints that are no longer in the model store, and downloads that were cut off longer than the grace ago."""
+    """Old revisions, checkpoints that are no longer in the model store, and downloads that were cut off longer than the grace ago.
+
+    Not what a damaged manifest may name: it may be the last whole copy.
+    """
     before, found = time.time() - grace_s, []
     for cached in cache.contents():
-        manifest = models.sound(cached.id)
+        manifest = models.look(cached.id)
+        if isinstance(manifest, Damaged):
+            continue
         if manifest is None or manifest.revision != cached.revision:
             why = f"{cached.id} is no longer in the model store" if manifest is None else f"{cached.id} has another revision now"
             found.append(Leftover(cached.folder, cached.size, why))

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from symposia_shared.errors import Conflict, Unavailable
+from symposia_shared.errors import Conflict, Damaged, Unavailable
 
 if TYPE_CHECKING:
     from symposia_shared.catalogue import Entry
@@ -120,7 +120,7 @@ class Index:
         """The entry registered under ``name``, an id or else an alias."""
         from symposia_shared.catalogue import Entry
 
-        row = self._shard(shard_of(name))[0].get(name)
+        row = (self._shard(shard_of(name))[0] or {}).get(name)
         if row is None or "entry" not in row:
             row = next((r for r in self.listed().rows.values() if name in r.get("entry", {}).get("aliases", ())), None)
         return Entry.parse(row["entry"]) if row and "entry" in row else None
@@ -137,19 +137,21 @@ class Index:
             by_shard[shard_of(manifest.id)].append(manifest)
         for shard, stored in by_shard.items():
             rows, etag = before[shard]
-            drawn: Rows = {k: {"entry": row["entry"]} for k, row in rows.items() if "entry" in row}
+            drawn: Rows = {k: {"entry": row["entry"]} for k, row in (rows or {}).items() if "entry" in row}
             for manifest in stored:
                 drawn = _merged(drawn, manifest.id, stored=stored_row(manifest))
             if drawn != rows and not self._store.put_if(_key(shard), _packed(drawn), etag) and self._shard(shard)[0] != drawn:
                 raise Conflict("the index of the model store is being written by others; try again.")
         self._store.put(_COMPLETE, b"{}")
 
-    def _shard(self, shard: int) -> tuple[Rows, str | None]:
+    def _shard(self, shard: int) -> tuple[Rows | None, str | None]:
         return _shard(self._store, shard)
 
     def _change(self, shard: int, change: Callable[[Rows], Rows]) -> None:
         for _ in range(_TRIES):
             rows, etag = self._shard(shard)
+            if rows is None:  # to write would lose its other rows for good
+                raise Damaged(f"{self._store.uri(_key(shard))}, a part of the model store's index, cannot be read. Draw it again: symposia models list --check")
             changed = change(rows)
             if changed == rows or self._store.put_if(_key(shard), _packed(changed), etag):
                 return
@@ -160,10 +162,11 @@ def read(store: Readable) -> Listed:
     """What the index in ``store`` has."""
     keys = store.keys(PREFIX)
     rows: Rows = {}
-    for shard, _ in _in_parallel(lambda n: _shard(store, n), [n for n in range(SHARDS) if _key(n) in keys]):
-        rows.update(shard)
+    shards = [shard for shard, _ in _in_parallel(lambda n: _shard(store, n), [n for n in range(SHARDS) if _key(n) in keys])]
+    for shard in shards:
+        rows.update(shard or {})
     marks = frozenset(marked(key) for key in keys if key.startswith(MARKS))
-    return Listed(dict(sorted(rows.items())), marks, complete=_COMPLETE in keys)
+    return Listed(dict(sorted(rows.items())), marks, complete=_COMPLETE in keys and None not in shards)
 
 
 def marked(key: str) -> str:
@@ -176,7 +179,7 @@ def shard_of(model: str) -> int:
     return hashlib.sha256(model.encode()).digest()[0] % SHARDS
 
 
-def _shard(store: Readable, shard: int) -> tuple[Rows, str | None]:
+def _shard(store: Readable, shard: int) -> tuple[Rows | None, str | None]:
     found = store.tagged(_key(shard))
     return ({}, None) if found is None else (_unpacked(found[0]), found[1])
 
@@ -193,13 +196,13 @@ def _packed(rows: Rows) -> bytes:
     return zlib.compress(json.dumps(rows, separators=(",", ":")).encode(), 3)
 
 
-def _unpacked(body: bytes) -> Rows:
-    """The rows; one that cannot be read is empty, and ``rebuild`` draws it again."""
+def _unpacked(body: bytes) -> Rows | None:
+    """The rows; None where they cannot be read: ``rebuild`` draws them again."""
     try:
         rows = json.loads(zlib.decompress(body))
     except (zlib.error, ValueError):
-        return {}
-    return rows if isinstance(rows, dict) else {}
+        return None
+    return rows if isinstance(rows, dict) else None
 
 
 def _in_parallel(call: Callable[[T], R], over: Iterable[T]) -> list[R]:

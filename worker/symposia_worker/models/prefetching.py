@@ -155,10 +155,11 @@ class Watch:
                 return 0
         command = [sys.executable, "-I", "-S", tether.__file__, "--parent", str(os.getpid()), sys.executable, "-m", __name__, str(self._cache)]
         child = subprocess.Popen(command, stdin=subprocess.DEVNULL, env={**os.environ, **self._settings.environ()})
-        while (ended := child.poll()) is None:
-            if self._over.wait(0.5):
-                child.terminate()
-        return ended
+        while not self._over.wait(0.5):
+            if (ended := child.poll()) is not None:
+                return ended
+        child.terminate()
+        return child.wait()
 
 
 def _behind_everything() -> None:

@@ -141,9 +141,7 @@ class ModelStore:
         """
         known = self.index.listed()
         if not known.complete:
-            found = self.list()
-            with suppress(Unavailable, Conflict):  # whoever may only read gets the rows all the same
-                self.index.rebuild(lambda: found.checkpoints)
+            found = self.redraw()
             return {**known.rows, **{m.id: {**known.rows.get(m.id, {}), "stored": stored_row(m)} for m in found.checkpoints}}, found.damaged
         read = self._listing(sorted(m for m in known.unsure if _is_id(m)))
         rows = {model: row if model not in known.unsure else {k: v for k, v in row.items() if k == "entry"} for model, row in known.rows.items()}
@@ -151,12 +149,25 @@ class ModelStore:
             rows[manifest.id] = {**rows.get(manifest.id, {}), "stored": stored_row(manifest)}
         return {model: row for model, row in sorted(rows.items()) if row}, read.damaged
 
+    def redraw(self) -> Listing:
+        """``list``, and the index drawn from it; whoever may only read gets the listing all the same."""
+        found: list[Listing] = []
+
+        def manifests() -> Sequence[Manifest]:  # read once the index was, so that what is pushed meanwhile is not written over
+            found.append(self.list())
+            return found[0].checkpoints
+
+        with suppress(Unavailable, Conflict):
+            self.index.rebuild(manifests)
+        return found[0] if found else self.list()
+
     def _listing(self, ids: Sequence[str]) -> Listing:
         with ThreadPoolExecutor(16) as threads:
-            read = [*threads.map(self._read, ids)]
+            read = [*threads.map(self.look, ids)]
         return Listing(tuple(m for m in read if isinstance(m, Manifest)), tuple(m for m in read if isinstance(m, Damaged)))
 
-    def _read(self, model: str) -> Manifest | Damaged | None:
+    def look(self, model: str) -> Manifest | Damaged | None:
+        """The manifest of ``model``, what is wrong with it, or None where it is not stored."""
         try:
             return self.manifest(model)
         except Damaged as damaged:

@@ -14,8 +14,8 @@ from symposia.api.asking import caller, desk_of
 from symposia.api.desk import Desk
 from symposia.api.faults import refused
 from symposia.api.multipart import MOST_FIELD, MOST_FIELDS, Form
-from symposia.batches import TenantBatches, checked_life, too_large
-from symposia_shared.batches.files import Writing
+from symposia.batches import TenantBatches, checked_life
+from symposia_shared.batches.files import Writing, too_large
 from symposia_shared.batches.values import BatchFile
 from symposia_shared.errors import BadInput
 
@@ -42,7 +42,7 @@ async def upload(request: Request) -> Response:
 async def _kept(form: Form, batches: TenantBatches, most: int) -> BatchFile:
     fields: dict[str, bytes] = {}
     writing: Writing | None = None
-    gathered = bytearray()
+    gathered, ended = bytearray(), False
     try:
         async for piece in form.pieces():
             if piece.filename is None:
@@ -52,15 +52,16 @@ async def _kept(form: Form, batches: TenantBatches, most: int) -> BatchFile:
                 continue
             if piece.name != "file":
                 raise BadInput(f"there is no file field {piece.name[:80]!r} here.", field=piece.name[:80], remedy="Send one file, as 'file'.")
+            if ended:
+                raise BadInput("there is more than one 'file'.", field="file", remedy="Send one file; each is uploaded by itself.")
+            ended = piece.last
             if writing is None:
                 _purpose(fields.get("purpose"), required=False)
-                writing = await asyncio.to_thread(batches.files.writing, batches.tenant, piece.filename)
+                writing = await asyncio.to_thread(batches.files.writing, batches.tenant, piece.filename, most=most)
                 writing.__enter__()
             gathered += piece.data
-            if writing.size + len(gathered) > most:
-                raise refused(413, str(too_large(most)), code="request_too_large", param="file")
             if len(gathered) >= _GATHERED or piece.last:
-                await asyncio.to_thread(writing.write, bytes(gathered))
+                await _write(writing, bytes(gathered))
                 gathered.clear()
         _purpose(fields.get("purpose"), required=True)
         expires_s = _expires(fields)
@@ -70,6 +71,13 @@ async def _kept(form: Form, batches: TenantBatches, most: int) -> BatchFile:
     finally:
         if writing is not None:
             await asyncio.to_thread(writing.__exit__, None, None, None)
+
+
+async def _write(writing: Writing, gathered: bytes) -> None:
+    try:
+        await asyncio.to_thread(writing.write, gathered)
+    except BadInput as error:
+        raise refused(413, str(error), code="request_too_large", param="file") from None
 
 
 def _purpose(raw: bytes | None, *, required: bool) -> None:

@@ -10,5 +10,8 @@ end
 if ARGV[4] == '1' then
   redis.call('ZREM', KEYS[2], ARGV[1])
   redis.call('HDEL', KEYS[1], 'own', 'until', 'live')
+else
+  -- of a batch that goes on after its end; any other keeps its place
+  redis.call('ZADD', KEYS[2], 'NX', T[1], ARGV[1])
 end
 return 1
