@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import random
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -16,6 +15,7 @@ from symposia_shared.errors import Unavailable
 from symposia_shared.ledger import LEASE_MS, Ledger
 from symposia_shared.turns import Reply
 from symposia_shared.values import Value
+from symposia_worker.retrying import backoff
 from symposia_worker.spool import Left, Spool, Spooled
 from symposia_worker.tickets import Ticket, Tickets
 
@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 SLOW_S = 2.0
 #: seconds between looks at what waits
 LOOK_S = 0.25
+#: seconds before a write that failed is tried again, at first and at most
+FIRST_S, MOST_S = 0.2, 5.0
 #: replies sent from the spool at once
 AT_ONCE = 4
 #: replies and results written at once
@@ -140,7 +142,7 @@ class Keeping:
                 if self._to_spool(waiting):
                     return
                 log.warning("waiting: %s", error)
-                self._stopped.wait(_backoff(attempt))
+                self._stopped.wait(backoff(attempt, first_s=FIRST_S, most_s=MOST_S))
                 attempt += 1
                 continue
             with self._mutex:
@@ -205,7 +207,7 @@ class Keeping:
             self._failures = 0 if sent else self._failures + 1
             if not sent:
                 self._sending.discard(ticket.id)
-                self._not_before = time.monotonic() + _backoff(self._failures)
+                self._not_before = time.monotonic() + backoff(self._failures, first_s=FIRST_S, most_s=MOST_S)
 
     def _send(self, ticket: Ticket) -> bool:
         spooled = self.spool.get(ticket.id)
@@ -219,8 +221,3 @@ class Keeping:
             return False
         self._put(ticket, _AReply.model_validate({"reply": json.loads(spooled.reply)}).reply, kept)
         return True
-
-
-def _backoff(attempt: int) -> float:
-    """Seconds before the next try: 0.2 doubling to 5, with jitter so that many pools do not come at once."""
-    return float(min(5.0, 0.2 * 2**min(attempt, 6)) * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, not a secret

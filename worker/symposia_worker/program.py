@@ -29,6 +29,7 @@ from symposia_worker.course import Course
 from symposia_worker.engines.client import EngineProcess
 from symposia_worker.engines.openai.endpoint import Endpoint
 from symposia_worker.engines.protocol import Dtype, EngineChoice, Loaded, Mode
+from symposia_worker.engines.split import is_split
 from symposia_worker.folders import FoldersInUse
 from symposia_worker.keeping import hold_leases
 from symposia_worker.models.cache import cache_folder
@@ -257,7 +258,7 @@ class PoolProgram:
 
     def _by(self, precision: str | None) -> dict[str, Any]:
         """Engine and mode for a precision: 8-bit weights are openvino's, half floats and split devices torch's; None: as the pool was started."""
-        if "+" in self.plan.device or precision in ("bfloat16", "float16"):
+        if is_split(self.plan.device) or precision in ("bfloat16", "float16"):
             return {"engine": "torch", "mode": "exact"}
         if precision == "int8":
             return {"engine": "openvino", "mode": "fast"}
