@@ -74,7 +74,8 @@ class PoolPlan:
 
     name: str
     device: str = "cpu"
-    models: tuple[str, ...] = ()
+    #: what it begins with, each in the precision it was planned in
+    holds: tuple[Assigned, ...] = ()
     test_models: bool = False
     #: turns held at once
     concurrency: int = 32
@@ -84,7 +85,7 @@ class PoolPlan:
     origin: str = ""
     engine: EngineChoice = "auto"
     mode: Mode = "exact"
-    #: where the device is an endpoint; ``models`` are then its own
+    #: where the device is an endpoint; ``holds`` are then its own
     endpoint: Endpoint | None = None
     #: the key to it
     key: str | None = field(default=None, repr=False)
@@ -113,7 +114,7 @@ class PoolProgram:
         self.consuming = Consuming()
         #: what the desired placement says of it; None: nothing, and it serves what it was asked for
         self.named = patiently(lambda: Desired(ledger).of(plan.name)[1], plan.name)
-        self.first = self.named if self.named is not None else tuple(Assigned(checkpoint=m) for m in plan.models)
+        self.first = self.named if self.named is not None else plan.holds
 
     def start(self) -> None:
         warm(self.app, self.archive)
@@ -150,7 +151,7 @@ class PoolProgram:
             swapping=self.swapping, spool=self.spool, quarantine_s=self.quarantine_s,
         )
         grasp = Grasp(take=self._take_up, close=self.consuming.close, unload=self._give_up)
-        self.pool.reconciler = Reconciler(self.pool, grasp, begun_with=self.plan.models, memory_bytes=_memory(self.plan))
+        self.pool.reconciler = Reconciler(self.pool, grasp, begun_with=self.plan.holds, memory_bytes=_memory(self.plan))
         pool_tasks(self.app, self.pool)
         self.pool.start()
 
