@@ -19,6 +19,7 @@ from symposia_worker.models.cache import _note
 from symposia_worker.models.manifest import Manifest, StoredFile
 from symposia_worker.models.store import manifest_key
 from symposia_worker.program import PoolPlan, PoolProgram
+from symposia_worker.swapping import Under
 
 
 class Engine:
@@ -108,6 +109,13 @@ def test_a_base_is_kept_while_an_adapter_of_it_is_resident(program: Program) -> 
     program._unload("lab/adapter")
     assert program.removable(base)
     assert program.removable(adapter)
+
+
+def test_a_brought_adapter_tells_its_base_and_what_that_takes(program: Program) -> None:
+    base = program.stored("lab/base")
+    adapter = program.stored("lab/adapter", adapter_of={"id": "lab/base", "revision": base.revision})
+    assert program._bring("lab/base").under is None
+    assert program._bring("lab/adapter").under == Under("lab/base", 4 * adapter.facts.parameters)
 
 
 def test_what_was_refused_keeps_nothing(program: Program) -> None:

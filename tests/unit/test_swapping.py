@@ -22,7 +22,7 @@ from symposia_shared.turns import Abstention, Completion, Turn, Usage
 from symposia_worker.course import Course
 from symposia_worker.placement import Placement
 from symposia_worker.pool import Pool
-from symposia_worker.swapping import Brought, Swapping
+from symposia_worker.swapping import Brought, Swapping, Under
 
 
 class Silent:
@@ -46,6 +46,8 @@ class Device:
         self.unloads: list[str] = []
         self.faults: list[str] = []
         self.broken: set[str] = set()
+        #: adapter → its base
+        self.bases: dict[str, str] = {}
         #: what is known of a checkpoint once it is loaded
         self.facts: dict[str, object] = {}
         self.running: dict[str, int] = {}
@@ -59,11 +61,13 @@ class Device:
             self.faults.append(f"{model} was loaded beside {sorted(self.resident)}")
         self.resident.add(model)
         self.loads.append(model)
-        return Brought({"queue": f"turns.{model}", **self.facts}, bytes=1, seconds=0.001)
+        base = self.bases.get(model)
+        return Brought({"queue": f"turns.{model}", **self.facts}, bytes=1, seconds=0.001, under=Under(base, 1) if base else None)
 
     def drop(self, model: str) -> None:
         if self.running.get(model):
             self.faults.append(f"{model} was unloaded with {self.running[model]} turns in flight")
+        self.faults += [f"{model} was unloaded under {adapter}" for adapter, base in self.bases.items() if base == model and adapter in self.resident]
         self.resident.discard(model)
         self.unloads.append(model)
 
@@ -185,6 +189,33 @@ def test_a_pinned_checkpoint_is_loaded_unasked_and_stays(ledger: Ledger) -> None
         pin(ledger, "b", pinned=False)
         running.until(running.served)
         assert running.device.resident == {"a", "c"}
+
+
+def test_a_base_is_not_unloaded_while_an_adapter_of_it_is_busy(ledger: Ledger) -> None:
+    with Running(ledger, ["adapter", "base", "c", "d"], room=2, policy=FAST) as running:
+        running.device.bases["adapter"] = "base"
+        running.ask("base")
+        running.until(lambda: running.device.asked == ["base"] and running.served())
+        running.device.held["adapter"] = threading.Event()
+        running.ask("adapter")
+        running.until(lambda: running.device.asked == ["base", "adapter"])
+        running.ask("c", "d")
+        running.until(lambda: "adapter" not in running.swapping.residents.open)
+        assert running.device.unloads == []
+        running.device.held.pop("adapter").set()
+        running.until(running.served)
+        assert running.device.unloads[0] == "adapter"
+        assert not running.device.faults
+
+
+def test_a_base_that_only_its_adapters_keep_takes_its_room(ledger: Ledger) -> None:
+    with Running(ledger, ["adapter", "c"], room=2, policy=FAST) as running:
+        running.device.bases["adapter"] = "base"
+        running.ask("adapter")
+        running.until(running.served)
+        running.ask("c")
+        running.until(running.served)
+        assert running.device.unloads == ["adapter"]
 
 
 def test_a_checkpoint_that_cannot_be_loaded_is_no_longer_served_and_the_others_are(ledger: Ledger) -> None:

@@ -38,7 +38,7 @@ from symposia_worker.placement import Placement
 from symposia_worker.pool import Pool
 from symposia_worker.reconciling import Grasp, Reconciler
 from symposia_worker.spool import Spool
-from symposia_worker.swapping import Brought, Swapping
+from symposia_worker.swapping import Brought, Swapping, Under
 from symposia_worker.tasks import pool_tasks
 
 log = logging.getLogger(__name__)
@@ -184,9 +184,9 @@ class PoolProgram:
         if swapping is None:
             return {a.checkpoint: self._load_remote(a.checkpoint) for a in first}
         expected = {a.checkpoint: self._stored(a) for a in first}
-        fit = sum(s.bytes for s in expected.values()) <= swapping.budget_bytes
         for model, stored in expected.items():
-            swapping.register(model, bytes=stored.bytes)
+            swapping.register(model, bytes=stored.bytes, engine=stored.seat.engine, under=_under(stored))
+        fit = swapping.all_fit
         return {a.checkpoint: self._load(a) if fit or a.checkpoint in self.residency.pins else expected[a.checkpoint].place(bell=swapping.bells)
                 for a in first}
 
@@ -196,7 +196,7 @@ class PoolProgram:
         if self.swapping is None:
             return self._load_remote(model)
         stored = self._stored(assigned)
-        self.swapping.register(model, bytes=stored.bytes)
+        self.swapping.register(model, bytes=stored.bytes, engine=stored.seat.engine, under=_under(stored))
         try:
             brought = self._bring(model, stored)
         except BadInput as error:
@@ -236,7 +236,7 @@ class PoolProgram:
             raise
         seconds = time.monotonic() - began
         log.info("loaded %s on %s %s: %.0f MB in %.1f s", model, seat.engine, seat.mode, loaded.held_bytes / 1e6, seconds)
-        return Brought(stored.place(loaded), bytes=loaded.held_bytes, seconds=seconds)
+        return Brought(stored.place(loaded), bytes=loaded.held_bytes, seconds=seconds, under=_under(stored))
 
     def _loaded(self, models: ModelStore, model: str, stored: StoredCheckpoint) -> Loaded:
         from symposia_worker.models.adapters import base_of
@@ -298,6 +298,11 @@ def patiently(ask: Callable[[], T], name: str, *, patience_s: float = BROKER_PAT
                 raise
             log.warning("%s waits to start: %s", name, error)
             time.sleep(min(0.5, patience_s))
+
+
+def _under(stored: StoredCheckpoint) -> Under | None:
+    of = stored.manifest.facts.adapter_of
+    return Under(of.id, stored.base_bytes) if of is not None else None
 
 
 def _plainly(model: str) -> Assigned:

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from symposia_shared.errors import BadInput, SymposiaError, Unavailable
 from symposia_shared.ledger.backlog import pins, waiting
@@ -32,12 +32,23 @@ AGAIN_S = 5.0
 SHORT_BY = 1.25
 
 
+@dataclass(frozen=True, slots=True)
+class Under:
+    """The base an adapter goes on from, and what its weights take while one of its adapters is resident."""
+
+    base: str
+    bytes: int
+
+
 @dataclass(slots=True)
 class Registered:
     """A checkpoint this pool serves, resident or not. ``bytes`` and ``load_s`` are expected until it was loaded once, then measured."""
 
     bytes: int
     load_s: float = 1.0
+    #: of the engine process: what two engines of it hold they do not share
+    engine: str = ""
+    under: Under | None = None
     demand: Demand = field(default_factory=Demand)
     #: since when a turn of it waits without one having been taken
     since: float | None = None
@@ -52,6 +63,7 @@ class Brought:
     place: dict[str, object]
     bytes: int
     seconds: float
+    under: Under | None = None
 
 
 class Swapping:
@@ -75,10 +87,10 @@ class Swapping:
 
     # -- what it serves --------------------------------------------------------------------------------------------
 
-    def register(self, checkpoint: str, *, bytes: int) -> None:
+    def register(self, checkpoint: str, *, bytes: int, engine: str = "", under: Under | None = None) -> None:
         """Serve a checkpoint that is not resident."""
         now = time.monotonic()
-        self._registered.setdefault(checkpoint, Registered(bytes, demand=Demand(at_s=now, since_s=now)))
+        self._registered.setdefault(checkpoint, Registered(bytes, engine=engine, under=under, demand=Demand(at_s=now, since_s=now)))
 
     def brought(self, checkpoint: str, brought: Brought) -> None:
         """A checkpoint is resident."""
@@ -91,7 +103,8 @@ class Swapping:
             known = self._registered.get(checkpoint)
             if known is None:
                 return False
-            known.bytes, known.load_s = brought.bytes, brought.seconds
+            known.bytes, known.load_s, known.under = brought.bytes, brought.seconds, brought.under
+            known.engine = str(brought.place.get("engine", ""))
             self.residents.add(checkpoint, bytes=brought.bytes, load_s=brought.seconds)
             return True
 
@@ -105,6 +118,12 @@ class Swapping:
     def on_demand(self) -> bool:
         """Whether some of what it serves is not resident."""
         return any(name not in self.residents for name in list(self._registered))
+
+    @property
+    def all_fit(self) -> bool:
+        """Whether all that it serves is expected to be resident together."""
+        known = dict(self._registered)
+        return View(self.budget_bytes, ()).fits(Standing(name, bytes=k.bytes, load_s=k.load_s, **self._based(k)) for name, k in known.items())
 
     def start(self, pool: Pool) -> None:
         """Begin."""
@@ -209,12 +228,24 @@ class Swapping:
                 waiting=max(known.waiting, int(wanted)), oldest_s=self.policy.longest_wait_s if wanted else now - known.since if known.since else 0.0,
                 serve_s=resident.turn_s if resident and resident.running else 0.0, running=resident.running if resident else 0, pinned=pinned,
                 draining=resident is not None and not resident.open, rate=known.demand.rate(now, memory_s=self.policy.longest_wait_s),
-                idle_s=now - resident.asked_at if resident else 0.0))
+                idle_s=now - resident.asked_at if resident else 0.0, **self._based(known)))
         return View(self.budget_bytes, tuple(shown))
+
+    def _based(self, known: Registered) -> dict[str, Any]:
+        """What the policy is told of an adapter's base. One that is served by another engine is in memory a second time, by another name."""
+        if known.under is None:
+            return {}
+        base = self._registered.get(known.under.base)
+        apart = base is not None and base.engine != known.engine
+        return {"base": f"{known.under.base} in {known.engine}" if apart else known.under.base, "base_bytes": known.under.bytes}
+
+    def _leant_on(self, base: str) -> bool:
+        """Whether an adapter of it is resident, so that its weights are in memory whatever it is itself."""
+        return any(self._based(known).get("base") == base for name, known in list(self._registered.items()) if name in self.residents)
 
     def _evict(self, name: str) -> bool:
         known, held = self._registered.get(name), self.residents.all.get(name)
-        if known is None or held is None or not self.residents.take_out(name):
+        if known is None or held is None or self._leant_on(name) or not self.residents.take_out(name):
             return False
         known.bytes = max(known.bytes, held.bytes)
         self._drop(name)

@@ -34,6 +34,8 @@ class StoredCheckpoint:
     bytes: int
     #: of what lies in ``seat.stored``
     revision: str
+    #: of an adapter: what its base is expected to take beside it
+    base_bytes: int = 0
 
     def place(self, loaded: Loaded | None = None, *, bell: str | None = None) -> dict[str, object]:
         """What a submit is told of it. Before it was ever loaded that is what its files say; what it can do is not held against it then."""
@@ -57,7 +59,7 @@ def stored_checkpoint(models: ModelStore, model: str, *, device: str, engine: En
     if seat.stored == manifest.id:  # torch loads what it is told to, whatever is stored
         each, stored = (4 if dtype == "float32" else 2), _bytes_of(manifest, ".safetensors")
         size = stored if manifest.facts.adapter_of else max(each * manifest.facts.parameters, stored * each // 4)
-        return StoredCheckpoint(manifest, seat, dtype, size, manifest.revision)
+        return StoredCheckpoint(manifest, seat, dtype, size, manifest.revision, each * manifest.facts.parameters if manifest.facts.adapter_of else 0)
     form = models.require(seat.stored)
     return StoredCheckpoint(manifest, seat, dtype, _bytes_of(form, ".bin"), form.revision)
 
