@@ -45,7 +45,12 @@ class AwayShelf(Shelf):
 
     away = False
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.read: list[str] = []
+
     def get(self, key: str) -> bytes | None:
+        self.read.append(key)
         if self.away:
             raise StoreUnavailable("S3 is away.")
         return super().get(key)
@@ -142,3 +147,11 @@ def test_what_was_pushed_anew_is_seen_at_the_next_load(program: Program) -> None
     second = program.stored("lab/one", b"others")
     assert first.revision != second.revision
     assert program._bring("lab/one").place["revision"] == second.revision
+
+
+def test_a_load_reads_each_manifest_once_so_that_what_is_told_of_it_is_what_was_loaded(program: Program) -> None:
+    base = program.stored("lab/base")
+    program.stored("lab/adapter", adapter_of={"id": "lab/base", "revision": base.revision})
+    program.shelf.read.clear()
+    program._bring("lab/adapter")
+    assert sorted(program.shelf.read) == [manifest_key("lab/adapter"), manifest_key("lab/base")]

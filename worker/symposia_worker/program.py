@@ -242,7 +242,7 @@ class PoolProgram:
         from symposia_worker.models.adapters import base_of
 
         cache, seat = self.folders.cache, stored.seat
-        folder = cache.fetch(models, seat.stored)
+        folder = cache.fetch(models, stored.files)
         base = base_of(models, stored.manifest, cache)
         return self.engine.load(model, str(folder), dtype=stored.dtype, engine=seat.engine, mode=seat.mode, base=base)
 
