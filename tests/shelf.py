@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 
 from symposia_shared.store import Head, Replaced, Written
 
@@ -14,18 +15,27 @@ class Shelf:
 
     def __init__(self) -> None:
         self.bodies: dict[str, bytes] = {}
+        #: when each was written, in epoch's seconds
+        self.times: dict[str, float] = {}
+        #: keys that were read, and prefixes that were listed
+        self.read: list[str] = []
+        self.lists: list[str] = []
 
     def uri(self, key: str) -> str:
         return f"s3://shelf/{key}"
 
     def get(self, key: str) -> bytes | None:
+        self.read.append(key)
         return self.bodies.get(key)
 
     def put(self, key: str, body: bytes, content_type: str = "") -> None:
         self.bodies[key] = body
+        self.times[key] = time.time()
 
     def put_once(self, key: str, body: bytes, content_type: str = "") -> Written:
-        kept = self.bodies.setdefault(key, body)
+        if key not in self.bodies:
+            self.put(key, body)
+        kept = self.bodies[key]
         return Written(ours=kept == body, body=kept)
 
     def head(self, key: str) -> Head | None:
@@ -45,3 +55,7 @@ class Shelf:
 
     def keys(self, prefix: str) -> list[str]:
         return [key for key in sorted(self.bodies) if key.startswith(prefix)]
+
+    def listed(self, prefix: str) -> Iterator[tuple[str, float]]:
+        self.lists.append(prefix)
+        yield from ((key, self.times[key]) for key in self.keys(prefix))

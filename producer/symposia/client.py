@@ -102,11 +102,19 @@ class Client:
         if webhook is not None or link is not None or link_error is not None:
             wish = wish_of(webhook=webhook, link=link, link_error=link_error, broker=self.settings.broker, allowed=self.settings.webhooks.networks)
             return submit_wishing(self, job, wish, job_id=job_id, at=at, delay_s=delay_s, idempotency_key=idempotency_key)
+        return self.submit_as(job, job_id=job_id, at=at, delay_s=delay_s, idempotency_key=idempotency_key)
+
+    def submit_as(self, job: Job, *, job_id: str | None, drawn: bool = False, at: datetime | None = None, delay_s: float = 0.0,
+                  idempotency_key: str | None = None) -> Handle:
+        """``submit`` where nobody is to be told. ``drawn``: the id was drawn for this job, so no other can have it and none is looked for."""
         if idempotency_key is not None:
-            return submit_once(self, job, idempotency_key, job_id=job_id, at=at, delay_s=delay_s)
-        if at is not None or delay_s > 0:
-            return self._submit_later(job, job_id or uuid.uuid4().hex, at, delay_s)
-        return self.submit_many([job], job_ids=None if job_id is None else [job_id])[0]
+            return submit_once(self, job, idempotency_key, job_id=job_id, drawn=drawn, at=at, delay_s=delay_s)
+        due_ms = self.due_ms(at, delay_s) if at is not None or delay_s > 0 else 0
+        chosen = checked_id(job_id or uuid.uuid4().hex)
+        _ = self.bell  # as in submit_many
+        if job_id is not None and not drawn and self.archive.result(chosen) is not None:
+            raise taken(chosen)
+        return self.submit_records([self.record_of(chosen, job, due_ms=due_ms)])[0]
 
     def submit_on_commit(self, job: Job, *, using: str | None = None, **more: Any) -> Handle:
         """Submit a job when Django's transaction is committed; see ``symposia.on_commit``."""
@@ -136,12 +144,6 @@ class Client:
                            remedy="Give a time with its zone (datetime.now(UTC) + ...), or delay_s, and one of them.")
         _ = self.bell, self.archive.store.client  # what takes a while comes before the clock is read
         return int((at.timestamp() if at is not None else self.ledger.now_s() + delay_s) * 1000)
-
-    def _submit_later(self, job: Job, job_id: str, at: datetime | None, delay_s: float) -> Handle:
-        due_ms = self.due_ms(at, delay_s)
-        if self.archive.result(checked_id(job_id)) is not None:
-            raise taken(job_id)
-        return self.submit_records([self.record_of(job_id, job, due_ms=due_ms)])[0]
 
     def schedule(self, schedule_id: str, job: Job, *, cron: str | None = None, every_s: int | None = None) -> int:
         """Have a job recur, by a cron expression in UTC or every so many seconds; returns when it is first due, in epoch's seconds.

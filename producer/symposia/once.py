@@ -33,10 +33,14 @@ class Submitted:
     rates: Rates = field(default_factory=Rates)
 
 
-def submit_once(client: Client, job: Job, key: str, *, job_id: str | None = None, at: datetime | None = None, delay_s: float = 0.0) -> Handle:
-    """Record a job unless the key was used before; its handle either way. Raises KeyReused, and what ``Client.submit`` raises."""
+def submit_once(client: Client, job: Job, key: str, *, job_id: str | None = None, drawn: bool = False, at: datetime | None = None,
+                delay_s: float = 0.0) -> Handle:
+    """Record a job unless the key was used before; its handle either way. ``drawn``: no other job can have the id.
+
+    Raises KeyReused, and what ``Client.submit`` raises.
+    """
     once = once_of(tenant_of(job.tags), key, {"job": json.loads(job.to_json()), "at": at.isoformat() if at else None, "delay_s": float(delay_s)})
-    known = job_id is not None and (client.ledger.job(checked_id(job_id)) is not None or client.archive.result(job_id) is not None)
+    known = job_id is not None and not drawn and (client.ledger.job(checked_id(job_id)) is not None or client.archive.result(job_id) is not None)
     before = found_once(client.ledger, once)  # after the look for the job: where that is this key's own, so is the key known
     if before is not None:
         return client.handle(before.job_ids[0])

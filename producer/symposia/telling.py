@@ -14,6 +14,7 @@ from symposia_shared.jobs import Job
 from symposia_shared.ledger.outbox import Outbox
 from symposia_shared.notices.targets import Network, read_target
 from symposia_shared.notices.wishes import LinkedTask, Wish
+from symposia_shared.submission import taken
 
 if TYPE_CHECKING:
     from celery.canvas import Signature
@@ -38,13 +39,13 @@ def wish_of(*, webhook: str | Sequence[str] | None = None, link: Signature[Any] 
 
 
 @contextmanager
-def wished(outbox: Outbox, job_id: str, wish: Wish, taken: BadInput) -> Iterator[None]:
-    """Write a wish before its job is recorded; take it back where the job is refused. Raises ``taken`` where a job of this id has a wish."""
+def wished(outbox: Outbox, job_id: str, wish: Wish) -> Iterator[None]:
+    """Write a wish before its job is recorded; take it back where the job is refused. Raises BadInput where a job of this id has a wish."""
     if wish.empty:
         yield
         return
     if not outbox.wish(job_id, wish):
-        raise taken
+        raise taken(job_id)
     try:
         yield
         outbox.keep(job_id)
@@ -56,9 +57,8 @@ def wished(outbox: Outbox, job_id: str, wish: Wish, taken: BadInput) -> Iterator
 def submit_wishing(client: Client, job: Job, wish: Wish, *, job_id: str | None, idempotency_key: str | None, **when: Any) -> Handle:
     """Record a job and whom to tell of its end. Where the key was used before, that job's own wish stands."""
     chosen = checked_id(job_id or uuid.uuid4().hex)
-    taken = BadInput(f"a job {chosen!r} was submitted before.", field="job_id", value=chosen, remedy="Submit under another id.")
-    with wished(client.outbox, chosen, wish, taken):
-        handle = client.submit(job, job_id=chosen, idempotency_key=idempotency_key, **when)
+    with wished(client.outbox, chosen, wish):
+        handle = client.submit_as(job, job_id=chosen, drawn=job_id is None, idempotency_key=idempotency_key, **when)
     if handle.job_id != chosen:
         client.outbox.withdraw(chosen)
     return handle

@@ -5,7 +5,8 @@
     jobs/ID/replies/R-I-F.json  a long reply; F is the fence under which it was made, so that no late writer can replace it
     jobs/ID/rounds/R.json       a closed round, written once, before the next one starts
     jobs/ID/kept.json           of a job that tries another again: the replies it takes over into the round it begins with
-    jobs/ID/result.json         the result, written once
+    jobs/ID/result.json         the result, written once, and once more where its transcript has outlived its life
+    jobs/ID/cut/MS              empty: the transcript is gone; MS says when the job ended, in epoch's ms, for the listing tells it no more
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from symposia_shared.turns import Reply, Turn
 from symposia_shared.values import canonical_json
 
 _JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+_CUT = re.compile(r"jobs/[^/]+/cut/(\d{1,15})")
 
 
 def checked_id(job_id: str) -> str:
@@ -120,6 +122,15 @@ class Archive:
         """A job's result, or None while there is none."""
         body = self.store.get(self.result_key(job_id))
         return None if body is None else Result.from_json(body)
+
+    def mark_cut(self, result: Result) -> None:
+        """Leave word that a result has no transcript any more."""
+        self.store.put(f"jobs/{result.job_id}/cut/{int(result.ended_at * 1000)}", b"")
+
+    def cut_at(self, key: str) -> float | None:
+        """When the job ended whose transcript this key says is gone, in epoch's seconds; None for any other key."""
+        found = _CUT.fullmatch(key)
+        return None if found is None else int(found[1]) / 1000
 
     def commit(self, result: Result) -> Committed:
         """Write a result once. A different one that stands already is kept, and told."""

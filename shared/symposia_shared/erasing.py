@@ -26,11 +26,6 @@ class Erased(Value):
     #: given again), and what joined by ``keeps_copies``
     copies: dict[str, int]
 
-    @property
-    def total(self) -> int:
-        """Copies in all."""
-        return sum(self.copies.values())
-
 
 @dataclass(frozen=True, slots=True)
 class Places:
@@ -80,8 +75,9 @@ def _papers(places: Places, job_id: str) -> int:
     """The result last: as long as it is there, a repeated erasure finds the job."""
     store, last = places.archive.store, places.archive.result_key(job_id)
     keys = store.keys(f"jobs/{job_id}/")
-    for key in sorted(keys, key=lambda k: k == last):
-        store.delete(key)
+    store.delete_many([key for key in keys if key != last])
+    if last in keys:
+        store.delete(last)
     return len(keys)
 
 

@@ -6,7 +6,9 @@ Whoever keeps something else with a life of its own joins by ``has_a_life``.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 from symposia_shared.archive import checked_id
 from symposia_shared.erasing import Places, erase, erase_again
@@ -29,7 +31,7 @@ def begin(places: Places, lives: RetentionSettings) -> bool:
 def sweep(places: Places, lives: RetentionSettings) -> dict[str, int]:
     """Erase what has outlived its time; returns how much, by kind. Raises BrokerUnavailable and StoreUnavailable; what is left then waits
     for the next sweep."""
-    return {name: one(places, lives) for name, one in SWEEPS.items()}
+    return {**_papers(places, lives), **{name: one(places, lives) for name, one in SWEEPS.items()}}
 
 
 def has_a_life(name: str, one: Sweep) -> None:
@@ -37,50 +39,71 @@ def has_a_life(name: str, one: Sweep) -> None:
     SWEEPS[name] = one
 
 
-def jobs_with_papers(places: Places) -> Iterator[tuple[str, float, bool]]:
-    """Every job that has papers: its id, when the newest was written in epoch's seconds, and whether its result is among them."""
+@dataclass(frozen=True, slots=True)
+class Papers:
+    """What the store's listing says of a job's papers; times in seconds since the epoch."""
+
+    job_id: str
+    #: when the newest was written; of a job whose transcript is gone, when it ended: its result was written anew then
+    at: float
+    #: when its result was written, None: there is none
+    result_at: float | None
+    #: whether its transcript is gone
+    cut: bool
+
+
+def jobs_with_papers(places: Places) -> Iterator[Papers]:
+    """Every job that has papers."""
     def job_of(item: tuple[str, float]) -> str:
         return item[0].split("/", 2)[1]
 
     for job_id, items in itertools.groupby(places.archive.store.listed("jobs/"), key=job_of):
-        papers = list(items)
-        result = places.archive.result_key(job_id)
-        yield job_id, max(at for _, at in papers), any(key == result for key, _ in papers)
+        papers = dict(items)
+        marks = [at for at in (places.archive.cut_at(key) for key in papers) if at is not None]
+        yield Papers(job_id, at=max(marks or papers.values()), result_at=papers.get(places.archive.result_key(job_id)), cut=bool(marks))
 
 
-def _jobs(places: Places, lives: RetentionSettings) -> int:
-    if lives.jobs_days is None:
-        return 0
-    before, erased = places.ledger.now_s() - lives.jobs_days * DAY_S, 0
-    for job_id, at, _ in jobs_with_papers(places):
-        if at < before:
-            try:
-                erase(places, checked_id(job_id))
-                erased += 1
-            except (NotYet, UnknownJob, BadInput):
-                continue  # in flight, or gone meanwhile
-    return erased
+def _papers(places: Places, lives: RetentionSettings) -> dict[str, int]:
+    """Jobs go whole, or lose their transcripts: in one walk, for there may be millions."""
+    done = {"jobs": 0, "transcripts": 0}
+    if lives.jobs_days is None and lives.transcripts_days is None:
+        return done
+    now, of_job, of_transcript = places.ledger.now_s(), _seconds(lives.jobs_days), _seconds(lives.transcripts_days)
+    erased_before, cut_before = now - of_job, now - of_transcript if of_transcript < of_job else -math.inf
+    for papers in jobs_with_papers(places):
+        if papers.at < erased_before:
+            done["jobs"] += _erased(places, papers.job_id)
+        elif papers.result_at is not None and papers.result_at < cut_before and not papers.cut:
+            done["transcripts"] += _cut(places, papers.job_id, before=cut_before)
+    return done
 
 
-def _transcripts(places: Places, lives: RetentionSettings) -> int:
-    """Results lose their rounds, and the papers beside them go; verdict, votes and bill stay."""
-    days, cut = lives.transcripts_days, 0
-    if days is None or (lives.jobs_days is not None and days >= lives.jobs_days):
-        return 0
-    before = places.ledger.now_s() - days * DAY_S
-    for job_id, _, ended in jobs_with_papers(places):
-        result = places.archive.result(job_id) if ended else None
-        if result is not None and result.rounds and result.ended_at < before and places.ledger.job(job_id) is None:
-            _without_transcript(places, result)
-            cut += 1
-    return cut
+def _seconds(days: float | None) -> float:
+    return math.inf if days is None else days * DAY_S
+
+
+def _erased(places: Places, job_id: str) -> bool:
+    try:
+        erase(places, checked_id(job_id))
+    except (NotYet, UnknownJob, BadInput):
+        return False  # in flight, or gone meanwhile
+    return True
+
+
+def _cut(places: Places, job_id: str, *, before: float) -> bool:
+    """A result loses its rounds, and the papers beside it go; verdict, votes and bill stay."""
+    result = places.archive.result(job_id) if places.ledger.job(job_id) is None else None
+    if result is None or result.ended_at >= before:
+        return False
+    if result.rounds:
+        _without_transcript(places, result)
+    places.archive.mark_cut(result)  # last: what is marked is not looked at again
+    return bool(result.rounds)
 
 
 def _without_transcript(places: Places, result: Result) -> None:
     store, kept = places.archive.store, places.archive.result_key(result.job_id)
-    for key in store.keys(f"jobs/{result.job_id}/"):
-        if key != kept:
-            store.delete(key)
+    store.delete_many([key for key in store.keys(f"jobs/{result.job_id}/") if key != kept])
     store.put(kept, result.model_copy(update={"rounds": ()}).model_dump_json().encode())
 
 
@@ -100,4 +123,4 @@ def _told(places: Places, lives: RetentionSettings) -> int:
         return int(redis.zrem(key("told"), *gone)) if gone else 0
 
 
-SWEEPS: dict[str, Sweep] = {"jobs": _jobs, "transcripts": _transcripts, "late papers": _late, "notices": _told}
+SWEEPS: dict[str, Sweep] = {"late papers": _late, "notices": _told}

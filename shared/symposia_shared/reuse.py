@@ -70,7 +70,7 @@ class Replies:
         if body is None:
             return None
         entry = self._read(body)
-        if entry is None or time.time() - entry.made_at > self.life_s:
+        if entry is None or self._outlived(entry.made_at):
             self.store.delete(key)  # so that the next one can be written: an object is written once
             return None
         return entry.reply.model_copy(update={"kept": Kept(key=key, made_in=entry.made_in)})
@@ -90,20 +90,21 @@ class Replies:
         marks = [t.reply.kept for r in result.rounds for t in r.turns if isinstance(t.reply, Completion)]
         return self._delete(dict.fromkeys(mark.key for mark in marks if mark is not None))
 
-    def prune(self) -> list[str]:
-        """Delete what has outlived its life; the keys."""
-        bodies = ((key, self.store.get(key)) for key in self.store.keys(FOLDER))
-        dead = [key for key, body in bodies if body is not None and self._dead(body)]
-        return self._delete(dead)
+    def prune(self, *, unreadable: bool = False) -> list[str]:
+        """Delete what has outlived its life; with ``unreadable`` also what is no entry, for which all others are read; the keys."""
+        # an entry is written once, when it is made: none has to be read for its age
+        return self._delete([key for key, at in self.store.listed(FOLDER) if self._outlived(at) or (unreadable and self._is_no_entry(key))])
 
-    def _dead(self, body: bytes) -> bool:
-        entry = self._read(body)
-        return entry is None or time.time() - entry.made_at > self.life_s
+    def _is_no_entry(self, key: str) -> bool:
+        body = self.store.get(key)
+        return body is not None and self._read(body) is None
+
+    def _outlived(self, made_at: float) -> bool:
+        return time.time() - made_at > self.life_s
 
     def _delete(self, keys: Iterable[str]) -> list[str]:
         gone = list(keys)
-        for key in gone:
-            self.store.delete(key)
+        self.store.delete_many(gone)
         return gone
 
     @staticmethod

@@ -393,7 +393,8 @@ def test_what_has_outlived_its_life_is_swept_and_nothing_else(told_stack: Stack)
     result = told_stack.client.archive.result(old.job_id)
     assert result is not None
     assert (result.answer, result.rounds, len(result.verdict.votes if result.verdict else ())) == ("1", (), 3)
-    assert told_stack.client.archive.store.keys(f"jobs/{old.job_id}/") == [f"jobs/{old.job_id}/result.json"]
+    assert told_stack.client.archive.store.keys(f"jobs/{old.job_id}/") == [
+        f"jobs/{old.job_id}/cut/{int(result.ended_at * 1000)}", f"jobs/{old.job_id}/result.json"]
     # then the job, however young its neighbours; what runs stays
     time.sleep(1.5)
     young = told_stack.client.submit(echo())

@@ -363,3 +363,13 @@ def test_what_a_retried_job_takes_over_is_not_counted_twice(ledger: Ledger) -> N
 def test_days_that_are_none_are_refused(ledger: Ledger, start: str, end: str | None) -> None:
     with pytest.raises(BadInput):
         usage(ledger, "a", start=start, end=end)
+
+
+@pytest.mark.parametrize("more", [{}, {"idempotency_key": "one"}, {"webhook": "https://example.com"}, {"delay_s": 60.0},
+                                  {"webhook": "https://example.com", "idempotency_key": "one"}])
+def test_an_id_is_looked_up_where_the_caller_gave_it_and_nowhere_else(clients: list[Client], shelf: Shelf, more: dict[str, Any]) -> None:
+    drawn = clients[0].submit(question(), **more)
+    assert f"jobs/{drawn.job_id}/result.json" not in shelf.read
+    shelf.put("jobs/mine/result.json", Result(job_id="mine", state="done", job={}).to_json().encode())
+    with pytest.raises(BadInput, match=r"Client\.handle"):
+        clients[0].submit(question("!"), job_id="mine", **(more | ({"idempotency_key": "two"} if "idempotency_key" in more else {})))

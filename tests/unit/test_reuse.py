@@ -138,3 +138,17 @@ def test_a_tenants_name_that_begins_like_another_is_not_erased_with_it() -> None
         replies.keep(replies.key(tenant, "k"), Completion(text="x"), job_id="j")
     assert replies.erase("lab") == ["reuse/lab/k.json"]
     assert list(shelf.bodies) == ["reuse/lab2/k.json"]
+
+
+def test_what_has_outlived_its_life_is_pruned_by_the_listing_alone() -> None:
+    shelf = Shelf()
+    replies = Replies(shelf, life_s=60)  # type: ignore[arg-type]
+    for name, age in (("old", 61), ("young", 30)):
+        replies.keep(replies.key("t", name), Completion(text="x"), job_id="j")
+        shelf.times[f"reuse/t/{name}.json"] -= age
+    assert replies.prune() == ["reuse/t/old.json"]
+    assert (list(shelf.bodies), shelf.read) == (["reuse/t/young.json"], [])
+    shelf.put("reuse/t/other.json", b"not an entry")
+    assert replies.prune() == []
+    assert replies.prune(unreadable=True) == ["reuse/t/other.json"]
+    assert Replies(shelf, life_s=-1).get("reuse/t/young.json") is None  # type: ignore[arg-type]

@@ -137,6 +137,20 @@ def test_an_endpoint_that_answers_a_byte_at_a_time_is_left() -> None:
     assert posted.said.startswith("no answer")
 
 
+def test_an_endpoint_that_is_reached_when_the_time_is_over_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    reach = socket.create_connection
+
+    def slowly(address: tuple[str, int], **_: Any) -> socket.socket:
+        time.sleep(0.4)
+        return reach(address, timeout=5)
+
+    monkeypatch.setattr(posting.socket, "create_connection", slowly)
+    with receiving() as receiver:
+        posted = post(receiver.url, b"{}", {}, allowed=LOOPBACK, timeout_s=0.1)
+        assert receiver.came == []
+    assert (posted.status, posted.forbidden, posted.said) == (None, False, "no answer: TimeoutError: the time is over")
+
+
 def test_tries_are_further_and_further_apart_and_spread() -> None:
     assert [wait_s(n, jitter=0.5) for n in (1, 2, 3)] == [5.0, 20.0, 80.0]
     assert wait_s(30, jitter=0.5) == 8 * 3600

@@ -19,7 +19,7 @@ from symposia.client import Client
 from symposia.handle import Handle
 from symposia.once import Submitted, life_ms, submit_behind
 from symposia.telling import wish_of, wished
-from symposia_shared.errors import BadInput, Busy, NotYet, SymposiaError, Unavailable
+from symposia_shared.errors import Busy, NotYet, SymposiaError, Unavailable
 from symposia_shared.jobs import Job
 from symposia_shared.ledger.allowances import found_once
 from symposia_shared.ledger.gate import Gate, Once
@@ -57,17 +57,13 @@ class Desk:
         """Ids for jobs to come."""
         return [uuid.uuid4().hex for _ in range(many)]
 
-    async def submit(self, key: ApiKey, jobs: Sequence[Job], job_ids: Sequence[str], *, stream: bool = False, background: bool = False,
-                     webhook: str | None = None) -> list[Handle]:
-        """Record jobs for a tenant, within its limits: all or none. ``background``: nobody waits for them. ``webhook`` is told of each one's end.
-
-        Raises Limited, and what ``Client.submit`` raises.
-        """
-        return (await self.ask(key, jobs, job_ids, stream=stream, background=background, webhook=webhook)).handles
-
     async def ask(self, key: ApiKey, jobs: Sequence[Job], job_ids: Sequence[str], *, stream: bool = False, once: Once | None = None,
                   request: Request | None = None, background: bool = False, webhook: str | None = None) -> Submitted:
-        """The same behind an idempotency key; ``request``'s answer is told what is left of the tenant's minute."""
+        """Record jobs for a tenant, within its limits and behind an idempotency key: all or none. ``background``: nobody waits for them.
+        ``webhook`` is told of each one's end, ``request``'s answer of what is left of the tenant's minute.
+
+        Raises Limited, KeyReused, and what ``Client.submit`` raises.
+        """
         more = {"tags": (tenant_tag(key.tenant),), "priority": "normal" if background else "interactive",
                 "deadline_s": self.limits.background_timeout_s if background else self.limits.timeout_s}
         submitted = await asyncio.to_thread(self._ask, key.tenant, [job.model_copy(update=more) for job in jobs], job_ids, stream, once, webhook)
@@ -82,7 +78,7 @@ class Desk:
         with ExitStack() as stack:
             for job_id in job_ids if webhook is not None else ():
                 wish = wish_of(webhook=webhook, broker=self.client.settings.broker, allowed=self.client.settings.webhooks.networks)
-                stack.enter_context(wished(self.client.outbox, job_id, wish, BadInput(f"a job {job_id!r} was submitted before.")))
+                stack.enter_context(wished(self.client.outbox, job_id, wish))
             submitted = self._recorded(tenant, jobs, job_ids, stream, once)
         if submitted.before is not None and webhook is not None:  # recorded by another process meanwhile: its wish stands
             for job_id in job_ids:

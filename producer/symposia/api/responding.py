@@ -12,17 +12,19 @@ from fastapi import Request
 from fastapi.responses import JSONResponse, Response
 
 from symposia.api.desk import Desk
-from symposia.api.faults import fault_in, refused
+from symposia.api.faults import refused
 from symposia.api.following import Closed, Ended, Told, Word, follow
 from symposia.api.naming import read
 from symposia.api.streaming import SILENT, Quiet, diverged_body, guarded, sse
+from symposia.api.tenancy import once_in
 from symposia.handle import Handle
 from symposia_shared.archive import checked_id
 from symposia_shared.errors import BadInput, SymposiaError
 from symposia_shared.jobs import Job
-from symposia_shared.ledger.gate import Once, once_of
+from symposia_shared.ledger.gate import Once
 from symposia_shared.ledger.tenants import ApiKey
 from symposia_shared.openai.collaborations import Asked
+from symposia_shared.openai.outcomes import fault_of_result
 from symposia_shared.openai.response_bodies import STATUS, Events, response_body
 from symposia_shared.openai.responses import ResponseRecord, chat_of, in_own_words, job_of, read_response
 from symposia_shared.prompts import Message
@@ -57,13 +59,7 @@ def standing(desk: Desk, record: ResponseRecord) -> dict[str, Any]:
 
 def body_of(record: ResponseRecord, state: str, result: Result | None) -> dict[str, Any]:
     """The response, with what its job failed of."""
-    return response_body(record, state, result, fault_of_result(result))
-
-
-def fault_of_result(result: Result | None) -> tuple[int, Mapping[str, Any]] | None:
-    """Status and body of what a job failed of."""
-    fault = None if result is None else fault_in(result)
-    return None if fault is None else (fault.status, fault.body)
+    return response_body(record, state, result, None if result is None else fault_of_result(result))
 
 
 def earlier(desk: Desk, key: ApiKey, response_id: object) -> tuple[Message, ...]:
@@ -98,8 +94,10 @@ async def answer(desk: Desk, key: ApiKey, record: ResponseRecord, job: Job, requ
     record, handles = await _submit(desk, key, record, job, request, once, streamed=record.background)
     if record.background:
         return JSONResponse(await asyncio.to_thread(standing, desk, record))
-    (result,) = await desk.answers(handles, request, keep=once is not None)
-    _forget(desk, record)
+    try:
+        (result,) = await desk.answers(handles, request, keep=once is not None)
+    finally:
+        _forget(desk, record)
     return JSONResponse(body_of(record, result.state, result))
 
 
@@ -111,6 +109,7 @@ async def stream(desk: Desk, key: ApiKey, record: ResponseRecord, job: Job, requ
         await stack.enter_async_context(desk.ears.listen([record.job_id], queue))
         asked_for = record.job_id
         record, _ = await _submit(desk, key, record, job, request, once, streamed=True)
+        stack.callback(_forget, desk, record)
         if record.job_id != asked_for:
             await stack.enter_async_context(desk.ears.listen([record.job_id], queue))
         if not record.background and once is None:
@@ -138,7 +137,6 @@ async def _events(desk: Desk, record: ResponseRecord, queue: asyncio.Queue[Any],
             for event in [SILENT] if quiet.long(told) else _told(events, told):
                 if event:
                     yield event
-    _forget(desk, record)
 
 
 def _told(events: Events, told: Told) -> list[str]:
@@ -155,15 +153,17 @@ def _told(events: Events, told: Told) -> list[str]:
 
 
 def once_of_response(request: Request, key: ApiKey, body: Mapping[str, Any], record: ResponseRecord) -> Once | None:
-    """The idempotency key of a request, None where it has none. Raises BadInput."""
-    given = request.headers.get("idempotency-key")
-    if given is None:
-        return None
-    return once_of(key.tenant, given, {"endpoint": "/v1/responses", "body": body}, told={"id": record.id, "created": record.created_at})
+    """The idempotency key of a request, None where it has none. Raises BadInput, also where what the key would bind to is not to be stored."""
+    once = once_in(request, key, "/v1/responses", body, id=record.id, created=record.created_at)
+    if once is not None and not record.store:
+        raise BadInput("'store' is false and an Idempotency-Key was given, which needs the answer for as long as the key lives.", field="store",
+                       value=False, remedy="Leave one of them out.")
+    return once
 
 
 def _forget(desk: Desk, record: ResponseRecord) -> None:
-    """What was not to be stored is erased once it was answered, where nobody is still to be told of it; if that fails, by the end of its life."""
+    """What was not to be stored is erased once it was answered, or nobody waits for it any more, where nobody is still to be told of it; if that
+    fails, by the end of its life."""
     if not record.store and "webhook" not in record.metadata:
         desk.erase_later(record.job_id)
 

@@ -22,12 +22,12 @@ from symposia_shared.openai.requests import UNLIMITED
 BYTES_PER_TOKEN, USUAL_TOKENS = 4, 256
 
 
-def once_in(request: Request, key: ApiKey, endpoint: str, body: Mapping[str, Any], chunks: Chunks) -> Once | None:
+def once_in(request: Request, key: ApiKey, endpoint: str, body: Mapping[str, Any], *, id: str, created: float) -> Once | None:
     """The idempotency key of a request, which stands for the endpoint and the body; None where it has none. Raises BadInput."""
     given = request.headers.get("idempotency-key")
     if given is None:
         return None
-    return once_of(key.tenant, given, {"endpoint": endpoint, "body": body}, told={"id": chunks.id, "created": chunks.created})
+    return once_of(key.tenant, given, {"endpoint": endpoint, "body": body}, told={"id": id, "created": created})
 
 
 def told_again(chunks: Chunks, before: Once | None) -> Chunks:

@@ -25,11 +25,10 @@ class Told:
             await self.app(scope, receive, send)
             return
         request_id = scope["request_id"] = f"req_{uuid.uuid4().hex}"
-        told: dict[str, str] = {}
 
         async def send_with_id(message: MutableMapping[str, Any]) -> None:
             if message["type"] == "http.response.start":
-                more = {"x-request-id": request_id, "x-content-type-options": "nosniff", **scope.get("told", {}), **told}
+                more = {"x-request-id": request_id, "x-content-type-options": "nosniff", **scope.get("told", {})}
                 message = {**message, "headers": [*message.get("headers", ()), *((k.encode(), v.encode()) for k, v in more.items())]}
             await send(message)
 

@@ -22,9 +22,9 @@ def register(app: typer.Typer) -> None:
 
 
 def prune(json: AsJson = False, dir: Folder = None) -> None:
-    """Delete replies that have outlived SYMPOSIA_LIMITS__REUSE_S. They are given to nobody in any case."""
+    """Delete replies that have outlived SYMPOSIA_LIMITS__REUSE_S, and what cannot be read. They are given to nobody in any case."""
     with Client(dir) as client:
-        gone = _replies(client).prune()
+        gone = _replies(client).prune(unreadable=True)
     show.facts({"deleted": len(gone)}) if json else print(f"{len(gone):,} deleted")
 
 

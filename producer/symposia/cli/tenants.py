@@ -12,9 +12,9 @@ from symposia.client import Client
 from symposia_shared.errors import BadInput
 from symposia_shared.ledger.allowances import Allowances
 from symposia_shared.ledger.gate import Limits
-from symposia_shared.ledger.tenants import Keys, checked_tenant
-from symposia_shared.ledger.usage import OWNER, usage
+from symposia_shared.ledger.tenants import OWNER, Keys, checked_tenant
 from symposia_shared.ledger.usage import tenants as seen
+from symposia_shared.ledger.usage import usage
 
 Day = Annotated[str | None, typer.Option(help="A day (UTC) as 2026-11-25; default: the last 30 days.")]
 

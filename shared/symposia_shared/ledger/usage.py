@@ -14,12 +14,13 @@ from datetime import UTC, date, datetime, timedelta
 
 from symposia_shared.errors import BadInput
 from symposia_shared.ledger import Ledger, away
+from symposia_shared.ledger.tenants import OWNER
 from symposia_shared.results import Result, bill_of
 from symposia_shared.turns import Completion
 from symposia_shared.values import Value
 
 #: the tag by which a job is a tenant's; one without is the owner's
-TENANT_TAG, OWNER = "tenant:", "default"
+TENANT_TAG = "tenant:"
 #: seconds for which a day's counts are kept
 KEPT_S = 400 * 86_400
 #: days one question may span

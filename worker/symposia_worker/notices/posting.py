@@ -98,6 +98,7 @@ class _Pinned(http.client.HTTPConnection):
         self.sock = ssl.create_default_context().wrap_socket(sock, server_hostname=self._target.host) if self._target.secure else sock
         if self._cut:
             self.close()
+            raise TimeoutError("the time is over")  # http.client would go on to write to no socket
 
     def cut(self) -> None:
         """The time is over."""

@@ -17,7 +17,7 @@ from symposia_shared.archive import Archive
 from symposia_shared.errors import Damaged, Unavailable
 from symposia_shared.ledger import Ledger
 from symposia_shared.ledger.outbox import Notice, Outbox, Standing
-from symposia_shared.ledger.tenants import OWNER
+from symposia_shared.ledger.usage import tenant_of
 from symposia_shared.notices.wishes import LinkedTask, seal, signed_headers, unseal
 from symposia_shared.results import Result
 from symposia_shared.settings import Settings
@@ -95,7 +95,7 @@ class Teller:
         self.outbox.put(notices, job_id=job_id)
 
     def _notices(self, result: Result) -> list[Notice]:
-        tenant = next((t.removeprefix("tenant:") for t in result.job.get("tags", ()) if t.startswith("tenant:")), OWNER)
+        tenant = tenant_of(result.job.get("tags", ()))
         kind, body = self._event(result)
         try:
             wish = self.outbox.wished(result.job_id)

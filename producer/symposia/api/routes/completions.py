@@ -36,7 +36,7 @@ async def _complete(request: Request, endpoint: str) -> Response:
     wanted = asked.request if isinstance(asked, Asked) else asked
     # the id of an answer is not that of its job: a request may have several
     chunks = Chunks(wanted, request.scope["request_id"].removeprefix("req_"), int(time.time()))
-    once = once_in(request, key, endpoint, body, chunks)
+    once = once_in(request, key, endpoint, body, id=chunks.id, created=chunks.created)
     if wanted.stream:
         if isinstance(asked, Asked):
             return await stream_team(desk, key, asked, chunks, request=request, once=once, webhook=webhook)

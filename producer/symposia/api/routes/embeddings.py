@@ -23,7 +23,7 @@ async def embed(request: Request) -> Response:
     asked = await read(desk, key, "/v1/embeddings", body)
     assert not isinstance(asked, Asked)  # noqa: S101 - a collaboration is refused at this path
     chunks = Chunks(asked, request.scope["request_id"].removeprefix("req_"), int(time.time()))
-    once = once_in(request, key, "/v1/embeddings", body, chunks)
+    once = once_in(request, key, "/v1/embeddings", body, id=chunks.id, created=chunks.created)
     submitted = await desk.ask(key, asked.jobs, desk.new_ids(1), once=once, request=request)
     (result,) = await desk.answers(submitted.handles, request, keep=once is not None)
     completions = [result.completion] if result.completion is not None else []

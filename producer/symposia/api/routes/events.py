@@ -24,6 +24,7 @@ from symposia.api.faults import fault_in, refused
 from symposia.api.following import recorded_job
 from symposia.api.routes.jobs import check_tenant
 from symposia.api.streaming import SILENCE_S, SILENT, guarded, sse
+from symposia_shared.archive import Archive
 from symposia_shared.errors import SymposiaError
 from symposia_shared.jobs import Job
 from symposia_shared.openai.collaborations import extension, round_extension
@@ -81,11 +82,11 @@ async def job_events(request: Request, job_id: str) -> Response:
 async def _events(desk: Desk, job_id: str, cursor: Cursor) -> AsyncGenerator[str, None]:
     yield "retry: 1000\n\n"
     job = await asyncio.to_thread(recorded_job, desk, job_id)
-    rounds: list[RoundRecord] = []
+    watched = Watched(job)
     quiet = 0.0
     while not cursor.ended:
-        result, found = await asyncio.to_thread(_look, desk, job_id, job, rounds)
-        events = list(_told(job_id, cursor, rounds, found, result))
+        result, found = await asyncio.to_thread(_look, desk, job_id, watched, cursor)
+        events = list(_told(job_id, cursor, watched.rounds, found, result))
         for event in events:
             yield event
         if cursor.ended:
@@ -97,9 +98,35 @@ async def _events(desk: Desk, job_id: str, cursor: Cursor) -> AsyncGenerator[str
         await asyncio.sleep(LOOK_S)
 
 
-def _look(desk: Desk, job_id: str, job: Job, rounds: list[RoundRecord]) -> tuple[Result | None, list[tuple[Turn, Reply | None]]]:
-    """What stands now: ``rounds`` grows by those that were closed; then the result, or the open round's turns and replies."""
-    entry, archive = desk.client.ledger.job(job_id), desk.client.archive
+@dataclass(slots=True)
+class Watched:
+    """A job as it was last looked at."""
+
+    job: Job
+    #: those that were closed; they only grow
+    rounds: list[RoundRecord] = field(default_factory=list)
+    #: what follows them, and how many they were when that was found out
+    step: Round | None = None
+    step_of: int = -1
+
+    def turns(self) -> tuple[Turn, ...]:
+        """The turns of the open round; the play is replayed once for each."""
+        if self.step_of != len(self.rounds):
+            self.step, self.step_of = _step(self.job, self.rounds), len(self.rounds)
+        return self.step.turns if self.step is not None else ()
+
+
+def _step(job: Job, rounds: list[RoundRecord]) -> Round | None:
+    try:
+        step = advance(job, played(rounds))
+    except SymposiaError:
+        return None
+    return step if isinstance(step, Round) else None
+
+
+def _look(desk: Desk, job_id: str, watched: Watched, cursor: Cursor) -> tuple[Result | None, list[tuple[Turn, Reply | None]]]:
+    """What stands now: the rounds grow by those that were closed; then the result, or the open round's turns, with the replies the reader has not."""
+    entry, archive, rounds = desk.client.ledger.job(job_id), desk.client.archive, watched.rounds
     if entry is None:
         result = archive.result(job_id)
         if result is not None:
@@ -109,19 +136,23 @@ def _look(desk: Desk, job_id: str, job: Job, rounds: list[RoundRecord]) -> tuple
         rounds.append(record)
     if entry.round is None or len(rounds) != entry.current:
         return None, []
-    try:
-        step = advance(job, played(rounds))
-    except SymposiaError:
+    turns = watched.turns()
+    if len(turns) != len(entry.round.turns):
         return None, []
-    replies = [_AReply.model_validate({"reply": json.loads(archive.read(t.reply))}).reply if t.reply else None for t in entry.round.turns]
-    return None, list(zip(step.turns, replies, strict=True)) if isinstance(step, Round) and len(step.turns) == len(replies) else []
+    has = cursor.places if cursor.round == entry.current else ()
+    return None, [(turn, _reply(archive, t.reply) if t.reply and place not in has else None)
+                  for place, (turn, t) in enumerate(zip(turns, entry.round.turns, strict=True))]
+
+
+def _reply(archive: Archive, text: str) -> Reply:
+    return _AReply.model_validate({"reply": json.loads(archive.read(text))}).reply
 
 
 def _told(job_id: str, cursor: Cursor, rounds: list[RoundRecord], found: list[tuple[Turn, Reply | None]], result: Result | None) -> Iterator[str]:
     """What of that the reader has not been told."""
     if not cursor.verdict:
         for record in rounds[cursor.round:]:
-            yield from _replies(job_id, cursor, [(t.turn, t.reply) for i, t in enumerate(record.turns)])
+            yield from _replies(job_id, cursor, [(t.turn, t.reply) for t in record.turns])
             cursor.round, cursor.places = record.round + 1, set()
             yield _event(cursor, "round", round_extension(job_id, record))
         yield from _replies(job_id, cursor, found)

@@ -13,6 +13,8 @@ from symposia.api import schemas
 from symposia.api.asking import caller, desk_of
 from symposia.api.desk import Desk
 from symposia.api.faults import refused
+from symposia.api.listing import page as page
+from symposia.api.listing import whole as whole
 from symposia.api.multipart import MOST_FIELD, MOST_FIELDS, Form
 from symposia.batches import TenantBatches, checked_life
 from symposia_shared.batches.files import Writing, too_large
@@ -160,21 +162,6 @@ def _check_query(asked: Any, known: set[str]) -> None:
     extra = sorted(set(asked) - known)
     if extra:
         raise BadInput(f"there is no parameter {extra[0][:80]!r} here.", field=extra[0][:80], remedy="Remove it.")
-
-
-def whole(raw: str | None, name: str, *, usual: int, most: int) -> int:
-    """A number from the query. Raises BadInput."""
-    if raw is None:
-        return usual
-    if not raw.isascii() or not raw.isdecimal() or len(raw) > 9 or not 1 <= int(raw) <= most:
-        raise BadInput(f"{name!r} is {raw[:80]!r}.", field=name, value=raw, remedy=f"Give a whole number from 1 to {most:,}.")
-    return int(raw)
-
-
-def page(items: list[dict[str, Any]], *, more: bool) -> dict[str, Any]:
-    """A page of a list, in OpenAI's form."""
-    return {"object": "list", "data": items, "first_id": items[0]["id"] if items else None, "last_id": items[-1]["id"] if items else None,
-            "has_more": more}
 
 
 router = APIRouter()

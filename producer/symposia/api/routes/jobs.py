@@ -11,11 +11,12 @@ from fastapi.responses import JSONResponse, Response
 
 from symposia.api import schemas
 from symposia.api.asking import caller, desk_of
-from symposia.api.desk import Desk, tenant_tag
+from symposia.api.desk import Desk
 from symposia.api.faults import refused
 from symposia_shared.archive import checked_id
 from symposia_shared.errors import BadInput, UnknownJob
-from symposia_shared.ledger.tenants import OWNER, ApiKey
+from symposia_shared.ledger.tenants import ApiKey
+from symposia_shared.ledger.usage import tenant_of
 from symposia_shared.results import Result
 from symposia_shared.standing import status
 
@@ -59,8 +60,7 @@ def check_tenant(desk: Desk, key: ApiKey, job_id: str) -> None:
         tags = _tags(desk, checked_id(job_id))
     except BadInput:
         tags = None
-    owners = [tag for tag in tags or () if tag.startswith("tenant:")] or [tenant_tag(OWNER)]
-    if tags is None or owners[0] != tenant_tag(key.tenant):
+    if tags is None or tenant_of(tags) != key.tenant:
         raise refused(404, f"there is no job {job_id[:80]!r}.", code="not_found", param="job_id")
 
 

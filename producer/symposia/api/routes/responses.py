@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
@@ -11,6 +10,7 @@ from fastapi.responses import JSONResponse, Response
 from symposia.api import responding, schemas
 from symposia.api.asking import caller, desk_of, json_body, webhook_of
 from symposia.api.faults import refused
+from symposia.api.listing import number, page
 from symposia_shared.openai.responses import ResponseRecord, input_items
 
 #: items of one page at most, and where nothing is said
@@ -70,22 +70,17 @@ async def list_items(request: Request, response_id: str) -> Response:
     """The conversation the response answers, the newest first unless ``order`` is ``asc``."""
     record = await _found(request, response_id)
     query = request.query_params
-    limit, order, after = query.get("limit", str(USUAL_ITEMS)), query.get("order", "desc"), query.get("after")
-    if not (limit.isdecimal() and 1 <= int(limit[:6]) <= MOST_ITEMS):
-        raise refused(400, f"'limit' is {limit[:20]!r}. Give a whole number from 1 to {MOST_ITEMS}.", code="invalid_value", param="limit")
+    asked, order, after = query.get("limit", str(USUAL_ITEMS)), query.get("order", "desc"), query.get("after")
+    limit = number(asked, most=MOST_ITEMS)
+    if limit is None:
+        raise refused(400, f"'limit' is {asked[:20]!r}. Give a whole number from 1 to {MOST_ITEMS}.", code="invalid_value", param="limit")
     if order not in ("asc", "desc"):
         raise refused(400, f"'order' is {order[:20]!r}. Give asc or desc.", code="invalid_value", param="order")
     items = input_items(record) if order == "asc" else input_items(record)[::-1]
     begins = next((at + 1 for at, item in enumerate(items) if item["id"] == after), 0)
     if after is not None and begins == 0:
         raise refused(400, f"'after' is {after[:80]!r}, which is none of its items.", code="invalid_value", param="after")
-    return JSONResponse(_page(items[begins:], int(limit)))
-
-
-def _page(items: list[dict[str, Any]], limit: int) -> dict[str, Any]:
-    shown = items[:limit]
-    return {"object": "list", "data": shown, "has_more": len(items) > limit, "first_id": shown[0]["id"] if shown else None,
-            "last_id": shown[-1]["id"] if shown else None}
+    return JSONResponse(page(items[begins:begins + limit], more=len(items) > begins + limit))
 
 
 async def _found(request: Request, response_id: str) -> ResponseRecord:

@@ -11,6 +11,7 @@ from fastapi.responses import JSONResponse, Response
 from symposia.api import schemas
 from symposia.api.asking import caller, desk_of, json_body
 from symposia.api.faults import refused
+from symposia.api.listing import number
 from symposia_shared.ledger.outbox import Outbox, Standing
 from symposia_shared.notices.targets import read_target
 from symposia_shared.notices.wishes import Endpoint
@@ -53,12 +54,13 @@ async def list_notices(request: Request) -> Response:
     """What was sent and what waits, newest first; of one job with ``job_id``, of one state with ``state``."""
     outbox, tenant = await _outbox(request)
     query = request.query_params
-    limit, state = query.get("limit", str(USUAL_NOTICES)), query.get("state")
-    if not (limit.isdecimal() and 1 <= int(limit[:6]) <= MOST_NOTICES):
-        raise refused(400, f"'limit' is {limit[:20]!r}. Give a whole number from 1 to {MOST_NOTICES}.", code="invalid_value", param="limit")
+    asked, state = query.get("limit", str(USUAL_NOTICES)), query.get("state")
+    limit = number(asked, most=MOST_NOTICES)
+    if limit is None:
+        raise refused(400, f"'limit' is {asked[:20]!r}. Give a whole number from 1 to {MOST_NOTICES}.", code="invalid_value", param="limit")
     if state not in (None, "waiting", "delivered", "failed"):
         raise refused(400, f"'state' is {str(state)[:20]!r}. Give waiting, delivered or failed.", code="invalid_value", param="state")
-    found = await asyncio.to_thread(outbox.all, tenant=tenant, job_id=query.get("job_id"), state=state, most=int(limit))
+    found = await asyncio.to_thread(outbox.all, tenant=tenant, job_id=query.get("job_id"), state=state, most=limit)
     return JSONResponse({"object": "list", "data": [_notice(s) for s in found]})
 
 
