@@ -62,11 +62,16 @@ def adapter(tmp_path_factory: pytest.TempPathFactory, base: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def stored(s3: S3Settings, adapter: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
-    """What `symposia models push` tells of it as JSON."""
-    environment = {f"SYMPOSIA_{name}": value for name, value in {
+def environment(s3: S3Settings, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """By which a command finds the model store."""
+    return {f"SYMPOSIA_{name}": value for name, value in {
         "DIR": str(tmp_path_factory.mktemp("stack")), "S3__ENDPOINT_URL": str(s3.endpoint_url), "S3__ACCESS_KEY": str(s3.access_key),
         "S3__SECRET_KEY": s3.secret_key.get_secret_value() if s3.secret_key else "", "S3__BUCKET": s3.bucket, "CACHE": str(cache)}.items()}
+
+
+@pytest.fixture(scope="module")
+def stored(environment: dict[str, str], adapter: Path) -> dict[str, object]:
+    """What `symposia models push` tells of it as JSON."""
     done = CliRunner().invoke(command, ["push", str(adapter), "--name", "lab/one", "--untrained", "--json"], env=environment)
     assert done.exit_code == 0, (done.output, done.exception)
     told: dict[str, object] = json.loads(re.findall(r"^\{.*\}$", done.stdout, re.MULTILINE)[-1])
@@ -124,3 +129,19 @@ def test_an_adapter_is_refused_once_its_base_is_another(models: ModelStore, base
     ingest.add_folder(models, tiny_checkpoint(tmp_path / "new", "llama", seed=6), "lab/moving", cache=cache, untrained=True)
     with pytest.raises(SymposiaError, match="was made for the revision"):
         base_of(models, manifest, ModelCache(cache / "models"))
+
+
+def test_a_base_is_not_removed_before_its_adapters_which_are_named(models: ModelStore, environment: dict[str, str], adapter: Path, cache: Path,
+                                                                   tmp_path: Path) -> None:
+    ingest.add_folder(models, tiny_checkpoint(tmp_path / "under", "llama", seed=7), "lab/under", cache=cache, untrained=True)
+    for name in ("lab/first", "lab/second"):
+        ingest.add_folder(models, adapter, name, cache=cache, untrained=True, base="lab/under")
+    refused = CliRunner().invoke(command, ["rm", "lab/under"], env=environment)
+    assert isinstance(refused.exception, BadInput)
+    assert "lab/first, lab/second" in str(refused.exception)
+    assert models.manifest("lab/under") is not None
+    assert CliRunner().invoke(command, ["rm", "lab/second"], env=environment).exit_code == 0
+    assert CliRunner().invoke(command, ["rm", "--force", "lab/under"], env=environment).exit_code == 0
+    assert models.manifest("lab/under") is None
+    assert models.manifest("lab/first") is not None
+    assert CliRunner().invoke(command, ["rm", "lab/first"], env=environment).exit_code == 0

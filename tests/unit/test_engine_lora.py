@@ -13,6 +13,7 @@ from adapters import tiny_adapter, with_peft
 from asking import ROOMY, one_by_one
 from symposia_shared.errors import BadInput, Damaged, Unavailable
 from symposia_shared.prompts import Sampling, user
+from symposia_worker.engines.lora import Adaptable
 from symposia_worker.engines.protocol import Base, Done, Event, Failed, Generate, Load, encode, read_command
 from symposia_worker.engines.torch import TorchEngine
 from symposia_worker.families.adapters import read_adapter
@@ -201,6 +202,16 @@ def test_an_adapter_with_half_a_pair_or_with_a_stranger_is_refused(base: Path, p
     save_file({**tensors, first: tensors[first] * float("nan")}, folder / "adapter_model.safetensors")
     with pytest.raises(Damaged, match="numbers that are none"):
         Engine(base).load("one", folder)
+
+
+def test_an_adapter_refused_for_its_tokenizer_leaves_the_bases_layers_as_they_were(base: Path, pair: tuple[Path, Path], tmp_path: Path) -> None:
+    engine, folder = Engine(base), _copied(pair[0], tmp_path / "a")
+    engine.engine.load(Load(checkpoint="tiny", folder=str(base)))
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "NoSuchTokenizer"}')
+    with pytest.raises((BadInput, Damaged)):
+        engine.load("one", folder)
+    network = engine.engine._residents["tiny"].model.network
+    assert not [module for module in network.modules() if isinstance(module, Adaptable)]
 
 
 def test_the_base_of_an_adapter_crosses_the_wire(base: Path) -> None:

@@ -209,6 +209,7 @@ def test_a_written_placement_is_read_back_and_composed_as_a_service_a_pool(tmp_p
         assert services[name]["deploy"]["resources"]["reservations"]["devices"][0]["device_ids"] == gpus
         assert services[name]["command"][5:7] == ["--device", device]
         assert "m" in services[name]["command"]
+        assert services[name]["command"][-2:] == ["--precision", "m=bfloat16"]
 
 
 def test_a_drawing_has_a_bar_for_every_pool_and_escapes_names() -> None:

@@ -22,9 +22,9 @@ MB = 10**6
 class StandIn:
     """A pool of 100 MB; each checkpoint takes 40 MB. ``log`` is what was done, in order."""
 
-    def __init__(self, ledger: Ledger, *begun_with: str) -> None:
+    def __init__(self, ledger: Ledger, *begun_with: str, precision: str | None = None) -> None:
         self.name, self.ledger = "p", ledger
-        self.placement = Placement({m: self.place(m) for m in begun_with})
+        self.placement = Placement({m: self.place(m, precision or "float32") for m in begun_with})
         self.tickets = SimpleNamespace(all=lambda: self.held)
         self.held: list[Any] = []
         self.stopping = threading.Event()
@@ -32,7 +32,8 @@ class StandIn:
         self.log: list[str] = []
         self.unloadable: set[str] = set()
         grasp = Grasp(take=self.take, close=lambda queue: self.log.append(f"close {queue}"), unload=lambda model: self.log.append(f"unload {model}"))
-        self.reconciler = Reconciler(self, grasp, begun_with=begun_with, memory_bytes=100 * MB)  # type: ignore[arg-type]
+        planned = tuple(Assigned(checkpoint=m, precision=precision) for m in begun_with)
+        self.reconciler = Reconciler(self, grasp, begun_with=planned, memory_bytes=100 * MB)  # type: ignore[arg-type]
 
     @staticmethod
     def place(model: str, precision: str = "float32") -> dict[str, object]:
@@ -77,6 +78,16 @@ def test_a_pool_that_is_not_named_keeps_what_it_was_started_with(ledger: Ledger)
     pool.come()
     Desired(ledger).write({})
     assert pool.come() == ["unserve b", "close turns.b", "unload b", "take a"]
+
+
+def test_what_a_pool_was_started_with_is_taken_up_again_in_the_precision_it_was_planned_in(ledger: Ledger) -> None:
+    pool = StandIn(ledger, "a", precision="int8")
+    Desired(ledger).write({"other": assigned("b")})
+    assert pool.come() == []
+    Desired(ledger).write({"p": []})
+    pool.come()
+    Desired(ledger).write({})
+    assert pool.come() == ["take a int8"]
 
 
 def test_what_nobody_is_to_serve_goes_first_and_makes_room(ledger: Ledger) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from symposia_shared.errors import StoreUnavailable
 from symposia_shared.ledger import Claim, Recorded, Seat
 from symposia_shared.turns import Completion
 from symposia_worker.recorder import Recorder
+from symposia_worker.spool import Spool
 from symposia_worker.tickets import Ticket, Tickets
 
 
@@ -82,3 +84,31 @@ def test_while_commits_fail_replies_go_to_s3_so_that_redis_does_not_fill(seams: 
     seams.away = True
     recorded(seams, (CLAIM, "a word " * 300), (CLAIM, "a word " * 300))
     assert (len(seams.written), seams.recorded[1]) == (1, "@somewhere")
+
+
+def test_the_ticket_of_a_spooled_reply_that_is_lost_ends_like_any_other(seams: Seams, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given a reply in the spool while S3 is away
+    seam: Any = seams
+
+    def away(*_: object) -> str:
+        raise StoreUnavailable("S3 is away.")
+
+    monkeypatch.setattr(seams, "reply", away)
+    stopped, ended, tickets, spool = threading.Event(), list[Ticket](), Tickets(8), Spool(tmp_path / "s", 100_000)
+    recorder = Recorder(ledger=seam, archive=seam, course=seam, bell=seam, tickets=tickets, stopping=threading.Event(), stopped=stopped,
+                        on_end=ended.append, on_recorded=lambda: None, spool=spool)
+    ticket = Ticket(claim=CLAIM, claimed_at=0.0)
+    tickets.take([ticket], 0)
+    recorder.keeping.begin(ticket, Completion(text="a word"), None)
+    until = time.monotonic() + 30
+    while not ticket.shelved and time.monotonic() < until:
+        time.sleep(0.01)
+    # When its file vanishes
+    for path in (tmp_path / "s").iterdir():
+        path.unlink()
+    recorder.keeping._send_one(ticket)
+    # Then who follows the pool's tickets is told, and the turn may come again
+    assert (ended, ticket.over.is_set(), len(tickets), tickets.busy) == ([ticket], True, 0, 0)
+    assert tickets.ended(CLAIM.seat) is None
+    stopped.set()
+    recorder.finish()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from benchmarks.scheduling.optimum import optimum
 from benchmarks.scheduling.rivals import FIFO, LFU, LRU, Belady
@@ -62,6 +64,53 @@ def test_what_is_busy_or_pinned_is_never_evicted_and_what_is_loaded_fits(found: 
         left = sum(s.bytes for s in found if s.resident and s.checkpoint not in decision.evict)
         assert left + by_name[decision.load].bytes <= budget
     assert SwapAware(longest_wait_s=20.0, idle_ttl_s=ttl).decide(view) == decision
+
+
+def _based(found: list[Standing], bases: list[int]) -> list[Standing]:
+    """The same, some of them adapters: of one of the first three, or of a base that nobody asks by its own name."""
+    names = [*(s.checkpoint for s in found[:3]), "elsewhere"]
+    return [s if n < 3 or base >= len(names) else replace(s, base=names[base], base_bytes=5) for n, (s, base) in enumerate(zip(found, bases, strict=False))]
+
+
+@settings(max_examples=300, deadline=None)
+@given(found=st.lists(standings, min_size=3, max_size=12), bases=st.lists(st.integers(0, 6), min_size=12, max_size=12), budget=st.integers(5, 40),
+       ttl=st.one_of(st.none(), st.floats(0.0, 50.0)))
+def test_a_base_goes_after_its_adapters_and_what_is_loaded_fits_beside_the_bases_of_what_stays(
+        found: list[Standing], bases: list[int], budget: int, ttl: float | None) -> None:
+    told = _based(found, bases)
+    decision = SwapAware(longest_wait_s=20.0, idle_ttl_s=ttl).decide(View(budget, tuple(told)))
+    for s in told:
+        if s.resident and s.base in decision.evict:
+            assert s.checkpoint in decision.evict[:decision.evict.index(s.base)]
+    if decision.load is not None:
+        staying = [s for s in told if s.checkpoint == decision.load or (s.resident and s.checkpoint not in decision.evict)]
+        implied = {s.base for s in staying} - {s.checkpoint for s in staying} - {""}
+        assert sum(s.bytes for s in staying) + 5 * len(implied) <= budget
+
+
+def test_a_base_of_a_busy_adapter_is_emptied_with_it_and_neither_goes_for_an_adapter_of_that_base() -> None:
+    base = Standing("base", bytes=4, load_s=1.0, resident=True, idle_s=99.0)
+    adapter = Standing("adapter", bytes=1, load_s=1.0, resident=True, running=1, base="base", base_bytes=4)
+    other = Standing("other", bytes=4, load_s=1.0, waiting=1, oldest_s=20.0)
+    hasty = SwapAware(longest_wait_s=20.0)
+    decision = hasty.decide(View(5, (base, adapter, other)))
+    assert (decision.load, decision.evict, decision.drain) == (None, (), ("adapter", "base"))
+    decision = hasty.decide(View(5, (base, replace(adapter, running=0), other)))
+    assert (decision.load, decision.evict) == ("other", ("adapter", "base"))
+    second = Standing("second", bytes=1, load_s=1.0, waiting=1, oldest_s=20.0, base="base", base_bytes=4)
+    decision = hasty.decide(View(5, (base, replace(adapter, running=0), second)))
+    assert (decision.load, decision.evict) == ("second", ("adapter",))
+    # a base that nobody asks for takes its room all the same
+    assert hasty.decide(View(5, (replace(adapter, pinned=True), other))).load is None
+    assert hasty.decide(View(9, (replace(adapter, pinned=True), other))).load == "other"
+
+
+def test_an_idle_base_stays_as_long_as_one_of_its_adapters_does() -> None:
+    base = Standing("base", bytes=4, load_s=1.0, resident=True, idle_s=99.0)
+    adapter = Standing("adapter", bytes=1, load_s=1.0, resident=True, idle_s=1.0, base="base", base_bytes=4)
+    brief = SwapAware(longest_wait_s=20.0, idle_ttl_s=10.0)
+    assert brief.decide(View(9, (base, adapter))).evict == ()
+    assert brief.decide(View(9, (base, replace(adapter, idle_s=11.0)))).evict == ("adapter", "base")
 
 
 def test_what_fits_does_not_keep_what_must_be_loaded_now_waiting() -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import pytest
 
 from ledgers import QUEUE, new_job
-from symposia_shared.ledger import Ledger, Seat
+from shelf import Shelf
+from symposia_shared.archive import Archive
+from symposia_shared.ledger import Claimed, Ledger, Seat
 from symposia_shared.ledger.control import Control
 from symposia_shared.ledger.desired import Assigned, Desired
 from symposia_shared.ledger.traffic import Traffic
@@ -15,6 +18,9 @@ from symposia_shared.prompts import Sampling, user
 from symposia_shared.turns import Abstention, Completion, Turn, Usage
 from symposia_worker.burden import Burden
 from symposia_worker.nudges import Nudges
+from symposia_worker.placement import Placement
+from symposia_worker.pool import Pool
+from symposia_worker.tickets import Ticket
 from valkey_server import emptied
 
 
@@ -69,6 +75,26 @@ def test_a_pool_that_serves_a_queue_alone_never_leaves_its_work(ledger: Ledger) 
     ledger.claim(most=8, pools=1, queues=["elsewhere"], pool="b", burden="0 50 8")
     jobs(ledger, 8)
     assert claimed(ledger, "a", "9000 50 8") == ("none", 8)
+
+
+def test_a_pool_whose_replies_wait_on_disk_says_that_its_slots_are_free(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = Pool(name="a", device="cpu", slots=2, ledger=ledger, archive=Archive(Shelf()), course=None, bell=None, engine=None,  # type: ignore[arg-type]
+                placement=Placement({"m": {"queue": QUEUE}}))
+    jobs(ledger, 2)
+    for claim in ledger.claim(most=2, pools=1, queues=[QUEUE]).claims:
+        ticket = Ticket(claim=claim, claimed_at=time.time())
+        pool.tickets.take([ticket], 0)
+        pool.tickets.shelve(ticket)
+    said: list[str] = []
+    claim_of = ledger.claim
+
+    def heard(**given: Any) -> Claimed:
+        said.append(given["burden"].split()[2])
+        return claim_of(**given)
+
+    monkeypatch.setattr(ledger, "claim", heard)
+    pool.feed()
+    assert said == ["2"]
 
 
 def test_the_pool_a_turn_is_left_to_hears_of_it_at_once(ledger: Ledger) -> None:

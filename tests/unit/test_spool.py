@@ -31,6 +31,14 @@ def test_what_was_taken_is_found_by_the_next_process_with_its_claim(tmp_path: Pa
     assert len(list((tmp_path / "s").iterdir())) == 2
 
 
+def test_what_was_left_is_read_from_the_disk_once(tmp_path: Path) -> None:
+    Spool(tmp_path / "s", 10_000).put(_reply(1))
+    spool = Spool(tmp_path / "s", 10_000)
+    spool.restore()
+    spool.put(_reply(2))  # of this process: nobody's to take up
+    assert [s.id for s in spool.restore()] == [_reply(1).id]
+
+
 def test_it_holds_no_more_than_its_bytes_and_says_so_until_what_it_refused_is_settled(tmp_path: Path) -> None:
     spool = Spool(tmp_path / "s", 900)
     taken = [n for n in range(10) if spool.put(_reply(n))]

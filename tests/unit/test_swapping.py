@@ -22,7 +22,7 @@ from symposia_shared.turns import Abstention, Completion, Turn, Usage
 from symposia_worker.course import Course
 from symposia_worker.placement import Placement
 from symposia_worker.pool import Pool
-from symposia_worker.swapping import Brought, Swapping
+from symposia_worker.swapping import Brought, Swapping, Under
 
 
 class Silent:
@@ -46,6 +46,10 @@ class Device:
         self.unloads: list[str] = []
         self.faults: list[str] = []
         self.broken: set[str] = set()
+        #: adapter → its base
+        self.bases: dict[str, str] = {}
+        #: what is known of a checkpoint once it is loaded
+        self.facts: dict[str, object] = {}
         self.running: dict[str, int] = {}
         self.held: dict[str, threading.Event] = {}
         self.asked: list[str] = []
@@ -57,11 +61,13 @@ class Device:
             self.faults.append(f"{model} was loaded beside {sorted(self.resident)}")
         self.resident.add(model)
         self.loads.append(model)
-        return Brought({"queue": f"turns.{model}"}, bytes=1, seconds=0.001)
+        base = self.bases.get(model)
+        return Brought({"queue": f"turns.{model}", **self.facts}, bytes=1, seconds=0.001, under=Under(base, 1) if base else None)
 
     def drop(self, model: str) -> None:
         if self.running.get(model):
             self.faults.append(f"{model} was unloaded with {self.running[model]} turns in flight")
+        self.faults += [f"{model} was unloaded under {adapter}" for adapter, base in self.bases.items() if base == model and adapter in self.resident]
         self.resident.discard(model)
         self.unloads.append(model)
 
@@ -185,6 +191,33 @@ def test_a_pinned_checkpoint_is_loaded_unasked_and_stays(ledger: Ledger) -> None
         assert running.device.resident == {"a", "c"}
 
 
+def test_a_base_is_not_unloaded_while_an_adapter_of_it_is_busy(ledger: Ledger) -> None:
+    with Running(ledger, ["adapter", "base", "c", "d"], room=2, policy=FAST) as running:
+        running.device.bases["adapter"] = "base"
+        running.ask("base")
+        running.until(lambda: running.device.asked == ["base"] and running.served())
+        running.device.held["adapter"] = threading.Event()
+        running.ask("adapter")
+        running.until(lambda: running.device.asked == ["base", "adapter"])
+        running.ask("c", "d")
+        running.until(lambda: "adapter" not in running.swapping.residents.open)
+        assert running.device.unloads == []
+        running.device.held.pop("adapter").set()
+        running.until(running.served)
+        assert running.device.unloads[0] == "adapter"
+        assert not running.device.faults
+
+
+def test_a_base_that_only_its_adapters_keep_takes_its_room(ledger: Ledger) -> None:
+    with Running(ledger, ["adapter", "c"], room=2, policy=FAST) as running:
+        running.device.bases["adapter"] = "base"
+        running.ask("adapter")
+        running.until(running.served)
+        running.ask("c")
+        running.until(running.served)
+        assert running.device.unloads == ["adapter"]
+
+
 def test_a_checkpoint_that_cannot_be_loaded_is_no_longer_served_and_the_others_are(ledger: Ledger) -> None:
     with Running(ledger, ["a", "b"], room=1, policy=FAST) as running:
         running.device.broken.add("a")
@@ -199,6 +232,62 @@ def test_what_nobody_asks_for_is_unloaded_after_its_time(ledger: Ledger) -> None
         running.ask("a")
         running.until(lambda: running.device.unloads == ["a"])
         assert running.device.resident == {"b"}
+
+
+def test_the_ledger_hears_of_the_last_load_too_after_which_nothing_is_left_to_load(ledger: Ledger) -> None:
+    with Running(ledger, ["a", "b"], room=2, policy=FAST) as running:
+        running.device.facts = {"context": 8}
+        running.ask("a", "b")
+        running.until(running.served)
+        running.until(lambda: all(place.get("context") == 8 for place in ledger.placed().values()))
+
+
+def test_a_resident_that_was_drained_for_nothing_is_opened_again_though_all_are_resident(ledger: Ledger) -> None:
+    with Running(ledger, ["a", "b"], room=2, policy=FAST) as running:
+        running.ask("a", "b")
+        running.until(lambda: running.served() and not running.swapping.on_demand)
+        running.swapping.residents.keep_open_all_but({"a"})
+        running.until(lambda: sorted(running.swapping.residents.open) == ["a", "b"])
+
+
+def test_a_checkpoint_that_is_given_up_while_it_is_loaded_is_unloaded_again_and_served_no_more(ledger: Ledger) -> None:
+    with Running(ledger, ["a", "b"], room=1, policy=FAST) as running:
+        begun, go_on, bring = threading.Event(), threading.Event(), running.device.bring
+
+        def slowly(model: str) -> Brought:
+            begun.set()
+            go_on.wait(20)
+            return bring(model)
+
+        running.swapping._bring = slowly
+        running.ask("a")
+        assert begun.wait(20)
+        running.pool.unserve("a")
+        running.swapping.forget("a")
+        running.device.drop("a")
+        go_on.set()
+        running.until(lambda: running.device.unloads == ["a", "a"])
+        assert not running.device.resident
+        assert set(running.pool.placement.models) == {"b"}
+        assert "a" not in running.swapping.residents
+
+
+def test_of_placements_changed_by_several_threads_none_is_lost_and_the_last_is_told(ledger: Ledger) -> None:
+    with Running(ledger, [], room=1, policy=FAST) as running:
+        def serve(thread: int) -> None:
+            for n in range(30):
+                running.pool.serve(f"m{thread}-{n}", {"queue": "q"})
+                if n % 3:
+                    running.pool.unserve(f"m{thread}-{n}")
+
+        threads = [threading.Thread(target=serve, args=(n,)) for n in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        kept = {f"m{thread}-{n}" for thread in range(4) for n in range(0, 30, 3)}
+        assert set(running.pool.placement.models) == kept
+        assert set(ledger.placed()) == kept
 
 
 def test_an_empty_patience_in_the_environment_is_none_and_pins_are_a_list(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

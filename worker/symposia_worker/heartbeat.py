@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from symposia_shared.errors import Unavailable
 from symposia_shared.ledger import LEASE_MS
 from symposia_shared.ledger.traffic import Traffic
+from symposia_shared.standing import alive
 
 if TYPE_CHECKING:
     from symposia_worker.pool import Pool
@@ -91,6 +92,5 @@ class Heartbeat:
         Traffic(pool.ledger).add(pool.burden.asked())
 
     def _count_peers(self) -> None:
-        now, mine = time.time(), set(self.pool.placement.queues)
-        self.peers = max(1, sum(1 for w in self.pool.ledger.workers().values()
-                                if w["role"] == "pool" and now - w["beat_at"] < 10 and not w.get("idle_because") and mine & set(w.get("queues", ()))))
+        mine = set(self.pool.placement.queues)
+        self.peers = max(1, sum(1 for w in alive(self.pool.ledger.workers(), "pool") if not w.get("idle_because") and mine & set(w.get("queues", ()))))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import random
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -16,7 +15,8 @@ from symposia_shared.errors import Unavailable
 from symposia_shared.ledger import LEASE_MS, Ledger
 from symposia_shared.turns import Reply
 from symposia_shared.values import Value
-from symposia_worker.spool import Spool, Spooled
+from symposia_worker.retrying import backoff
+from symposia_worker.spool import Left, Spool, Spooled
 from symposia_worker.tickets import Ticket, Tickets
 
 log = logging.getLogger(__name__)
@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 SLOW_S = 2.0
 #: seconds between looks at what waits
 LOOK_S = 0.25
+#: seconds before a write that failed is tried again, at first and at most
+FIRST_S, MOST_S = 0.2, 5.0
 #: replies sent from the spool at once
 AT_ONCE = 4
 #: replies and results written at once
@@ -52,9 +54,9 @@ class _Waiting:
         return self.text
 
 
-def hold_leases(ledger: Ledger, left: Sequence[Spooled], until: threading.Event) -> None:
+def hold_leases(ledger: Ledger, left: Sequence[Left], until: threading.Event) -> None:
     """Renew the leases of what an earlier process of the pool left, until its next one does: a checkpoint takes longer to load than a lease lasts."""
-    held = [(spooled.claim.seat, spooled.claim.fence) for spooled in left]
+    held = [(found.claim.seat, found.claim.fence) for found in left]
     while held and not until.is_set():
         try:
             lost = set(ledger.renew(held))
@@ -65,11 +67,14 @@ def hold_leases(ledger: Ledger, left: Sequence[Spooled], until: threading.Event)
 
 
 class Keeping:
-    """Brings long replies to S3. ``put`` is told each with the form it has in the ledger then; ``stopped``: no more is tried."""
+    """Brings long replies to S3. ``put`` is told each with the form it has in the ledger then, ``end`` a ticket whose turn is to be asked again.
+
+    ``stopped``: no more is tried.
+    """
 
     def __init__(self, *, archive: Archive, tickets: Tickets, spool: Spool, stopped: threading.Event,
-                 put: Callable[[Ticket, Reply, str], None]) -> None:
-        self.archive, self.tickets, self.spool, self._stopped, self._put = archive, tickets, spool, stopped, put
+                 put: Callable[[Ticket, Reply, str], None], end: Callable[[Ticket, str], None]) -> None:
+        self.archive, self.tickets, self.spool, self._stopped, self._put, self._end = archive, tickets, spool, stopped, put, end
         self._waiting: dict[str, _Waiting] = {}
         self._shelved: dict[str, Ticket] = {}
         #: being sent to S3 now, and sent but not yet recorded
@@ -84,11 +89,11 @@ class Keeping:
 
     def start(self) -> None:
         """Take up what an earlier process of this pool left, and begin to look after what waits."""
-        for spooled in self.spool.restore():
-            ticket = Ticket(claim=spooled.claim, claimed_at=spooled.claimed_at)
+        for found in self.spool.restore():
+            ticket = Ticket(claim=found.claim, claimed_at=found.claimed_at)
             self.tickets.take([ticket], 0)
             self._shelve(ticket)
-            log.info("%s ↑ %s is in the spool since before the start", spooled.kind, ticket.claim.seat.key)
+            log.info("%s ↑ %s is in the spool since before the start", ticket.claim.kind, ticket.claim.seat.key)
         self._thread.start()
 
     def begin(self, ticket: Ticket, reply: Reply, text: str | None) -> None:
@@ -137,7 +142,7 @@ class Keeping:
                 if self._to_spool(waiting):
                     return
                 log.warning("waiting: %s", error)
-                self._stopped.wait(_backoff(attempt))
+                self._stopped.wait(backoff(attempt, first_s=FIRST_S, most_s=MOST_S))
                 attempt += 1
                 continue
             with self._mutex:
@@ -202,16 +207,12 @@ class Keeping:
             self._failures = 0 if sent else self._failures + 1
             if not sent:
                 self._sending.discard(ticket.id)
-                self._not_before = time.monotonic() + _backoff(self._failures)
+                self._not_before = time.monotonic() + backoff(self._failures, first_s=FIRST_S, most_s=MOST_S)
 
     def _send(self, ticket: Ticket) -> bool:
         spooled = self.spool.get(ticket.id)
         if spooled is None:
-            with self._mutex:
-                self._shelved.pop(ticket.id, None)
-                self._sending.discard(ticket.id)
-            self.tickets.drop(ticket, "its spooled reply was lost", final=False)
-            ticket.finish()
+            self._end(ticket, "its spooled reply was lost")
             return True
         try:
             kept = self.archive.reply(ticket.claim, spooled.reply)
@@ -220,8 +221,3 @@ class Keeping:
             return False
         self._put(ticket, _AReply.model_validate({"reply": json.loads(spooled.reply)}).reply, kept)
         return True
-
-
-def _backoff(attempt: int) -> float:
-    """Seconds before the next try: 0.2 doubling to 5, with jitter so that many pools do not come at once."""
-    return float(min(5.0, 0.2 * 2**min(attempt, 6)) * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, not a secret

@@ -82,6 +82,8 @@ class Pool:
                  spool: Spool | None = None, quarantine_s: float = FIRST_S) -> None:
         self.name, self.device, self.ledger, self.archive, self.course, self.bell = name, device, ledger, archive, course, bell
         self.engine, self.placement, self.origin, self.watch = engine, placement, origin, watch
+        #: the placement is changed by several threads, and what is told last must be what it came to
+        self._placing, self._telling = threading.Lock(), threading.Lock()
         self.tickets = Tickets(slots)
         #: what its device's weights and caches may fill; 0: it is not its to say
         self.memory_bytes = memory_bytes
@@ -109,7 +111,7 @@ class Pool:
 
     def start(self) -> None:
         """Say what is served, then begin to beat and to record. The engine is up and its checkpoints are loaded."""
-        self.recorder.patiently(lambda: self.ledger.place(self.name, self.placement.models, origin=self.origin))
+        self.recorder.patiently(self.tell_placement)
         self.recorder.patiently(self.quarantine.resume)
         self.recorder.start()
         self._sayer.start()
@@ -127,17 +129,28 @@ class Pool:
 
     def serve(self, model: str, place: dict[str, object]) -> None:
         """Serve one checkpoint more, which is resident. Raises BrokerUnavailable."""
-        self.placement = self.placement.having(model, place)
+        with self._placing:
+            self.placement = self.placement.having(model, place)
         self.heartbeat.loads += 1
         self.tell_placement()
 
+    def serve_otherwise(self, model: str, place: dict[str, object]) -> bool:
+        """Note another place of a checkpoint that is served, without telling; whether that is news."""
+        with self._placing:
+            if self.placement.models.get(model, place) == place:
+                return False
+            self.placement = self.placement.having(model, place)
+            return True
+
     def tell_placement(self) -> None:
         """Say what is served. Raises BrokerUnavailable."""
-        self.ledger.place(self.name, self.placement.models, origin=self.origin)
+        with self._telling:  # read within: who comes later tells of the later
+            self.ledger.place(self.name, self.placement.models, origin=self.origin)
 
     def unserve(self, model: str) -> None:
         """Serve one checkpoint less; what is held of it goes on. Raises BrokerUnavailable."""
-        self.placement = self.placement.without(model)
+        with self._placing:
+            self.placement = self.placement.without(model)
         self.tell_placement()
 
     def on_engine_death(self, ids: Sequence[str]) -> None:
@@ -186,7 +199,7 @@ class Pool:
         tickets: list[Ticket] = []
         try:
             # without the look-around a turn left to another pool, who was not told, would lie there
-            burden = self.burden.said(self.tickets.slots - len(self.tickets)) if self.watch else ""
+            burden = self.burden.said(self.tickets.slots - self.tickets.busy) if self.watch else ""
             queues = self.placement.queues if self.swapping is None else self.swapping.queues(self)
             claimed = self.ledger.claim(most=most, pools=self.heartbeat.peers, queues=queues, named=named, pool=self.name, burden=burden,
                                         batch=self.tickets.for_batches(most), strict=self.swapping is not None)
@@ -323,7 +336,7 @@ class Pool:
 
     def feed(self) -> None:
         """Claim for free slots without being rung: a doorbell may be lost, and one may stand for many."""
-        if self._rests():
+        if self.stopping.is_set() or self._rests():
             return
         try:
             self._claim()

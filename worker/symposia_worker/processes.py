@@ -21,6 +21,7 @@ from symposia_shared.batches.files import Files
 from symposia_shared.batches.records import Batches
 from symposia_shared.broker import CHECK_QUEUE, COORDINATOR, TEST_QUEUE, Doorbell, celery_app, queue_for
 from symposia_shared.ledger import Ledger
+from symposia_shared.ledger.desired import Assigned
 from symposia_shared.settings import Settings
 from symposia_shared.store import Store
 from symposia_worker import remote
@@ -96,9 +97,9 @@ def on_endpoint(plan: PoolPlan, *, key: str | None, max_concurrency: int, **fiel
     from symposia_worker.engines.openai.listing import models_of
 
     endpoint = Endpoint.of_device(plan.device, max_concurrency=max_concurrency, **fields)
-    renamed = models_of(endpoint, key, plan.models)
+    renamed = models_of(endpoint, key, tuple(a.checkpoint for a in plan.holds))
     endpoint = endpoint.model_copy(update={"renamed": {ours: theirs for ours, theirs in renamed.items() if ours != theirs}})
-    return replace(plan, endpoint=endpoint, key=key, models=tuple(renamed), concurrency=max_concurrency, device=endpoint.device)
+    return replace(plan, endpoint=endpoint, key=key, holds=tuple(Assigned(checkpoint=m) for m in renamed), concurrency=max_concurrency, device=endpoint.device)
 
 
 def _seams(settings: Settings) -> tuple[Ledger, Archive]:

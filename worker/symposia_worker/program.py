@@ -28,15 +28,17 @@ from symposia_worker.consuming import Consuming
 from symposia_worker.course import Course
 from symposia_worker.engines.client import EngineProcess
 from symposia_worker.engines.openai.endpoint import Endpoint
-from symposia_worker.engines.protocol import Dtype, EngineChoice, Mode
+from symposia_worker.engines.protocol import Dtype, EngineChoice, Loaded, Mode
+from symposia_worker.engines.split import is_split
+from symposia_worker.folders import FoldersInUse
 from symposia_worker.keeping import hold_leases
-from symposia_worker.models.cache import cache_folder, shared_cache
+from symposia_worker.models.cache import cache_folder
 from symposia_worker.models.prefetching import Watch
 from symposia_worker.placement import Placement
 from symposia_worker.pool import Pool
 from symposia_worker.reconciling import Grasp, Reconciler
 from symposia_worker.spool import Spool
-from symposia_worker.swapping import Brought, Swapping
+from symposia_worker.swapping import Brought, Swapping, Under
 from symposia_worker.tasks import pool_tasks
 
 log = logging.getLogger(__name__)
@@ -45,6 +47,7 @@ T = TypeVar("T")
 
 if TYPE_CHECKING:
     from symposia_worker.models.seats import StoredCheckpoint
+    from symposia_worker.models.store import ModelStore
 
 #: a key that is not there, read to connect to S3
 WARM = "warm"
@@ -71,7 +74,8 @@ class PoolPlan:
 
     name: str
     device: str = "cpu"
-    models: tuple[str, ...] = ()
+    #: what it begins with, each in the precision it was planned in
+    holds: tuple[Assigned, ...] = ()
     test_models: bool = False
     #: turns held at once
     concurrency: int = 32
@@ -81,7 +85,7 @@ class PoolPlan:
     origin: str = ""
     engine: EngineChoice = "auto"
     mode: Mode = "exact"
-    #: where the device is an endpoint; ``models`` are then its own
+    #: where the device is an endpoint; ``holds`` are then its own
     endpoint: Endpoint | None = None
     #: the key to it
     key: str | None = field(default=None, repr=False)
@@ -92,7 +96,7 @@ class PoolProgram:
 
     def __init__(self, app: Celery, settings: Settings, plan: PoolPlan, ledger: Ledger, archive: Archive) -> None:
         self.plan, self.ledger = plan, ledger
-        self.folder, self.reuse_s, self.residency = settings.dir, settings.limits.reuse_s, settings.residency
+        self.reuse_s, self.residency = settings.limits.reuse_s, settings.residency
         self.quarantine_s = settings.devices.quarantine_s
         self.spool = Spool((settings.spool.folder or settings.dir / "spool") / re.sub(r"[^\w.-]+", "-", plan.name), settings.spool.max_bytes)
         environ = plan.endpoint.environ(plan.key) if plan.endpoint else None
@@ -105,11 +109,12 @@ class PoolProgram:
         self.assigned: dict[str, Assigned] = {}
         #: whether the worker reads none of its checkpoints' own lists
         self.many = False
+        self.folders = FoldersInUse(cache_folder(settings.dir))
         self.prefetch = None if plan.endpoint else Watch(cache_folder(settings.dir), settings)
         self.consuming = Consuming()
         #: what the desired placement says of it; None: nothing, and it serves what it was asked for
         self.named = patiently(lambda: Desired(ledger).of(plan.name)[1], plan.name)
-        self.first = self.named if self.named is not None else tuple(Assigned(checkpoint=m) for m in plan.models)
+        self.first = self.named if self.named is not None else plan.holds
 
     def start(self) -> None:
         warm(self.app, self.archive)
@@ -146,7 +151,7 @@ class PoolProgram:
             swapping=self.swapping, spool=self.spool, quarantine_s=self.quarantine_s,
         )
         grasp = Grasp(take=self._take_up, close=self.consuming.close, unload=self._give_up)
-        self.pool.reconciler = Reconciler(self.pool, grasp, begun_with=self.plan.models, memory_bytes=_memory(self.plan))
+        self.pool.reconciler = Reconciler(self.pool, grasp, begun_with=self.plan.holds, memory_bytes=_memory(self.plan))
         pool_tasks(self.app, self.pool)
         self.pool.start()
 
@@ -179,9 +184,9 @@ class PoolProgram:
         if swapping is None:
             return {a.checkpoint: self._load_remote(a.checkpoint) for a in first}
         expected = {a.checkpoint: self._stored(a) for a in first}
-        fit = sum(s.bytes for s in expected.values()) <= swapping.budget_bytes
         for model, stored in expected.items():
-            swapping.register(model, bytes=stored.bytes)
+            swapping.register(model, bytes=stored.bytes, engine=stored.seat.engine, under=_under(stored))
+        fit = swapping.all_fit
         return {a.checkpoint: self._load(a) if fit or a.checkpoint in self.residency.pins else expected[a.checkpoint].place(bell=swapping.bells)
                 for a in first}
 
@@ -190,11 +195,10 @@ class PoolProgram:
         model = assigned.checkpoint
         if self.swapping is None:
             return self._load_remote(model)
-        self.assigned[model] = assigned
         stored = self._stored(assigned)
-        self.swapping.register(model, bytes=stored.bytes)
+        self.swapping.register(model, bytes=stored.bytes, engine=stored.seat.engine, under=_under(stored))
         try:
-            brought = self._bring(model)
+            brought = self._bring(model, stored)
         except BadInput as error:
             if error.field != "memory" or stored.bytes > self.swapping.budget_bytes:
                 self.swapping.forget(model)
@@ -217,35 +221,49 @@ class PoolProgram:
         dtype: Dtype = "bfloat16" if precision == "bfloat16" else "float16" if precision == "float16" else "float32"
         return stored_checkpoint(ModelStore(self.archive.store), assigned.checkpoint, device=self.plan.device, dtype=dtype, **self._by(precision))
 
-    def _bring(self, model: str) -> Brought:
-        """Verified files on this disk, then resident on the device; raises what is wrong with either."""
-        from symposia_worker.models.adapters import base_of
+    def _bring(self, model: str, stored: StoredCheckpoint | None = None) -> Brought:
+        """Verified files on this disk, then resident on the device; raises what is wrong with either. ``stored``: as it was read just now."""
         from symposia_worker.models.store import ModelStore
 
         began, models = time.monotonic(), ModelStore(self.archive.store)
-        stored, checkpoints = self._stored(self.assigned.get(model, _plainly(model))), shared_cache(cache_folder(self.folder))
-        seat, folder = stored.seat, checkpoints.fetch(models, stored.seat.stored)
-        base = base_of(models, stored.manifest, checkpoints)
-        loaded = self.engine.load(model, str(folder), dtype=stored.dtype, engine=seat.engine, mode=seat.mode, base=base)
+        stored = stored or self._stored(self.assigned.get(model, _plainly(model)))
+        of, seat = stored.manifest.facts.adapter_of, stored.seat
+        before = self.folders.put(model, {seat.stored, of.id} if of else {seat.stored})
+        try:
+            loaded = self._loaded(models, model, stored)
+        except BaseException:
+            self.folders.put(model, before)
+            raise
         seconds = time.monotonic() - began
         log.info("loaded %s on %s %s: %.0f MB in %.1f s", model, seat.engine, seat.mode, loaded.held_bytes / 1e6, seconds)
-        return Brought(stored.place(loaded), bytes=loaded.held_bytes, seconds=seconds)
+        return Brought(stored.place(loaded), bytes=loaded.held_bytes, seconds=seconds, under=_under(stored))
+
+    def _loaded(self, models: ModelStore, model: str, stored: StoredCheckpoint) -> Loaded:
+        from symposia_worker.models.adapters import base_of
+
+        cache, seat = self.folders.cache, stored.seat
+        folder = cache.fetch(models, stored.files)
+        base = base_of(models, stored.manifest, cache)
+        return self.engine.load(model, str(folder), dtype=stored.dtype, engine=seat.engine, mode=seat.mode, base=base)
 
     def _unload(self, model: str) -> None:
         """Return its memory, and let its files go when their room is needed."""
         self.engine.unload(model)
-        shared_cache(cache_folder(self.folder)).release(self._stored(self.assigned.get(model, _plainly(model))).seat.stored)
+        self.folders.put(model, ())
 
     def _give_up(self, model: str) -> None:
         """It is served no more."""
         if self.swapping is not None:
             self.swapping.forget(model)
-        self.engine.unload(model)
+        self._unload(model)
 
     def _by(self, precision: str | None) -> dict[str, Any]:
         """Engine and mode for a precision: 8-bit weights are openvino's, half floats and split devices torch's; None: as the pool was started."""
-        if "+" in self.plan.device or precision in ("bfloat16", "float16"):
-            return {"engine": "torch", "mode": "fast" if self.plan.device.startswith("cuda") and precision else "exact"}
+        on_gpu = self.plan.device.startswith("cuda")
+        if precision in ("bfloat16", "float16"):
+            return {"engine": "torch", "mode": "fast" if on_gpu else "exact"}
+        if is_split(self.plan.device):
+            return {"engine": "torch", "mode": self.plan.mode if on_gpu and precision is None else "exact"}
         if precision == "int8":
             return {"engine": "openvino", "mode": "fast"}
         return {"engine": self.plan.engine, "mode": "exact" if precision else self.plan.mode}
@@ -283,6 +301,11 @@ def patiently(ask: Callable[[], T], name: str, *, patience_s: float = BROKER_PAT
                 raise
             log.warning("%s waits to start: %s", name, error)
             time.sleep(min(0.5, patience_s))
+
+
+def _under(stored: StoredCheckpoint) -> Under | None:
+    of = stored.manifest.facts.adapter_of
+    return Under(of.id, stored.base_bytes) if of is not None else None
 
 
 def _plainly(model: str) -> Assigned:

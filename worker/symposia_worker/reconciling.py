@@ -43,7 +43,7 @@ class Grasp:
 class Reconciler:
     """Compares what a pool serves with what it is to serve, each time the placement's version is not its own."""
 
-    def __init__(self, pool: Pool, grasp: Grasp, *, begun_with: tuple[str, ...], memory_bytes: int) -> None:
+    def __init__(self, pool: Pool, grasp: Grasp, *, begun_with: tuple[Assigned, ...], memory_bytes: int) -> None:
         self.pool, self._grasp, self._begun_with, self._memory = pool, grasp, begun_with, memory_bytes
         self.desired = Desired(pool.ledger)
         #: the placement's version this pool has reached; what it could not load is refused and does not hold it up
@@ -101,7 +101,7 @@ class Reconciler:
         """What is to be served: what the placement says of this pool, else what it began with; and what it was asked to take up."""
         pool = self.pool
         version, rows = self.desired.of(pool.name)
-        named = {a.checkpoint: a for a in (rows if rows is not None else map(_plainly, self._begun_with))}
+        named = {a.checkpoint: a for a in (rows if rows is not None else self._begun_with)}
         return version, {**{m: _plainly(m) for m in sorted(pool.ledger.wanted(pool.name))}, **named}
 
     def _may_go(self, model: str) -> bool:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import queue
-import random
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -22,7 +21,7 @@ from symposia_shared.ledger import INLINE_BYTES, Ledger
 from symposia_shared.turns import Reply
 from symposia_worker.course import Course, told
 from symposia_worker.keeping import Keeping
-from symposia_worker.retrying import put_off
+from symposia_worker.retrying import backoff, put_off
 from symposia_worker.spool import Spool
 from symposia_worker.tickets import Ticket, Tickets
 
@@ -53,7 +52,8 @@ class Recorder:
         self._commits = True
         self._papers = ThreadPoolExecutor(8, thread_name_prefix="papers")
         self.keeping = Keeping(archive=archive, tickets=tickets, spool=Spool(None, 0) if spool is None else spool, stopped=stopped,
-                               put=lambda ticket, reply, kept: self._replies.put((ticket, reply, kept)))
+                               put=lambda ticket, reply, kept: self._replies.put((ticket, reply, kept)),
+                               end=lambda ticket, words: self.end(ticket, words, final=False))
         self._thread = threading.Thread(target=self._loop, name="record_loop", daemon=True)
 
     def start(self) -> None:
@@ -174,8 +174,3 @@ class Recorder:
             log.exception("commit of %s", job_id)
         finally:
             ticket.finish()
-
-
-def backoff(attempt: int) -> float:
-    """Seconds before the next try: 0.1 doubling to 2, with jitter so that many do not come at once."""
-    return float(min(2.0, 0.1 * 2**min(attempt, 5)) * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, not a secret

@@ -102,3 +102,9 @@ class Residents:
         """Those that may be asked."""
         with self._lock:
             return [name for name, held in self._held.items() if held.open]
+
+    @property
+    def some_closed(self) -> bool:
+        """Whether turns of some may not begin."""
+        with self._lock:
+            return not all(held.open for held in self._held.values())

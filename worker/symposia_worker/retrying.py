@@ -1,4 +1,4 @@
-"""Turns that failed for a cause another try may mend: put off instead of recorded."""
+"""What is tried again: when, and turns that failed for a cause another try may mend, which are put off instead of recorded."""
 
 from __future__ import annotations
 
@@ -15,6 +15,11 @@ log = logging.getLogger(__name__)
 
 #: a reply about to be recorded: ticket, reply, its form in the ledger
 Row = tuple[Ticket, Reply, str]
+
+
+def backoff(attempt: int, *, first_s: float = 0.1, most_s: float = 2.0) -> float:
+    """Seconds before the next try: doubling, with jitter so that many do not come at once."""
+    return float(min(most_s, first_s * 2**min(attempt, 6)) * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, not a secret
 
 
 def put_off(ledger: Ledger, rows: Sequence[Row], end: Callable[..., None]) -> list[Row]:

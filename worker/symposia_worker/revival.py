@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from symposia_worker.probe import probe
 from symposia_worker.quarantine import ANSWER_S, MOST_STARTS
-from symposia_worker.recorder import backoff
+from symposia_worker.retrying import backoff
 from symposia_worker.tickets import SUSPECT_DEATHS
 
 if TYPE_CHECKING:

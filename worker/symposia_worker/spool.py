@@ -13,6 +13,7 @@ import os
 import threading
 import time
 from collections import OrderedDict
+from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import Field
@@ -64,6 +65,19 @@ class Spooled(Value):
         return f"{self.seat}|{self.fence}"
 
 
+@dataclass(frozen=True, slots=True)
+class Left:
+    """A claim whose reply an earlier process left in the spool; the reply stays on disk."""
+
+    claim: Claim
+    claimed_at: float
+
+    @property
+    def id(self) -> str:
+        """What the pool calls the turn (``Ticket.id``)."""
+        return f"{self.claim.seat.key}|{self.claim.fence}"
+
+
 class Spool:
     """The spool of one pool in ``folder``, of at most ``max_bytes``; 0 bytes or no folder: it takes nothing. Safe between threads."""
 
@@ -77,17 +91,11 @@ class Spool:
         self._refused: set[str] = set()
         self._refused_at = 0.0
         self._mutex = threading.Lock()
+        #: what was found by ``restore``
+        self._left: list[Left] | None = None
 
     def __len__(self) -> int:
         return len(self._sizes)
-
-    def __contains__(self, ticket_id: str) -> bool:
-        return ticket_id in self._sizes
-
-    def ids(self) -> list[str]:
-        """What is in it, oldest first."""
-        with self._mutex:
-            return list(self._sizes)
 
     def put(self, spooled: Spooled) -> bool:
         """Take a reply; True once it is on disk. False where it is full, or the disk refuses: ``full`` then says so."""
@@ -140,8 +148,13 @@ class Spool:
             log.info("the spool has room again")
             self.full = ""
 
-    def restore(self) -> list[Spooled]:
-        """What is in the folder, oldest first, an earlier process's included; what cannot be read is put aside as ``*.damaged``."""
+    def restore(self) -> list[Left]:
+        """What an earlier process left in the folder, oldest first, read once; what cannot be read is put aside as ``*.damaged``."""
+        if self._left is None:
+            self._left = self._found()
+        return self._left
+
+    def _found(self) -> list[Left]:
         if self.folder == Path() or not self.folder.is_dir():
             return []
         found = []
@@ -157,7 +170,7 @@ class Spool:
                 if spooled.id not in self._sizes:
                     self._sizes[spooled.id] = path.stat().st_size
                     self.bytes += path.stat().st_size
-            found.append(spooled)
+            found.append(Left(spooled.claim, spooled.claimed_at))
         for torn in self.folder.glob("*.part"):
             with contextlib.suppress(OSError):
                 torn.unlink()

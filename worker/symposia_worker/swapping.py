@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from symposia_shared.errors import BadInput, SymposiaError, Unavailable
 from symposia_shared.ledger.backlog import pins, waiting
@@ -32,12 +32,23 @@ AGAIN_S = 5.0
 SHORT_BY = 1.25
 
 
+@dataclass(frozen=True, slots=True)
+class Under:
+    """The base an adapter goes on from, and what its weights take while one of its adapters is resident."""
+
+    base: str
+    bytes: int
+
+
 @dataclass(slots=True)
 class Registered:
     """A checkpoint this pool serves, resident or not. ``bytes`` and ``load_s`` are expected until it was loaded once, then measured."""
 
     bytes: int
     load_s: float = 1.0
+    #: of the engine process: what two engines of it hold they do not share
+    engine: str = ""
+    under: Under | None = None
     demand: Demand = field(default_factory=Demand)
     #: since when a turn of it waits without one having been taken
     since: float | None = None
@@ -52,6 +63,7 @@ class Brought:
     place: dict[str, object]
     bytes: int
     seconds: float
+    under: Under | None = None
 
 
 class Swapping:
@@ -65,36 +77,53 @@ class Swapping:
         self.bells = bells
         self.residents = Residents()
         self._registered: dict[str, Registered] = {}
+        #: a checkpoint is either resident and registered, or neither, also where it is forgotten while it is loaded
+        self._mutex = threading.Lock()
         self._pinned_now, self._pins_due = pinned, 0.0
         self._wake = threading.Event()
-        self._loading: str | None = None
         #: checkpoints whose place has changed since the ledger was told
         self._untold = False
         self.pool: Pool | None = None
 
     # -- what it serves --------------------------------------------------------------------------------------------
 
-    def register(self, checkpoint: str, *, bytes: int) -> None:
+    def register(self, checkpoint: str, *, bytes: int, engine: str = "", under: Under | None = None) -> None:
         """Serve a checkpoint that is not resident."""
         now = time.monotonic()
-        self._registered.setdefault(checkpoint, Registered(bytes, demand=Demand(at_s=now, since_s=now)))
+        self._registered.setdefault(checkpoint, Registered(bytes, engine=engine, under=under, demand=Demand(at_s=now, since_s=now)))
 
     def brought(self, checkpoint: str, brought: Brought) -> None:
         """A checkpoint is resident."""
         self.register(checkpoint, bytes=brought.bytes)
-        known = self._registered[checkpoint]
-        known.bytes, known.load_s = brought.bytes, brought.seconds
-        self.residents.add(checkpoint, bytes=brought.bytes, load_s=brought.seconds)
+        self._arrived(checkpoint, brought)
+
+    def _arrived(self, checkpoint: str, brought: Brought) -> bool:
+        """Whether a checkpoint that was made resident is still to be served; then it may be asked."""
+        with self._mutex:
+            known = self._registered.get(checkpoint)
+            if known is None:
+                return False
+            known.bytes, known.load_s, known.under = brought.bytes, brought.seconds, brought.under
+            known.engine = str(brought.place.get("engine", ""))
+            self.residents.add(checkpoint, bytes=brought.bytes, load_s=brought.seconds)
+            return True
 
     def forget(self, checkpoint: str) -> None:
         """No longer serve a checkpoint whose turns have ended; whoever says so unloads it."""
-        self._registered.pop(checkpoint, None)
-        self.residents.drop(checkpoint)
+        with self._mutex:
+            self._registered.pop(checkpoint, None)
+            self.residents.drop(checkpoint)
 
     @property
     def on_demand(self) -> bool:
         """Whether some of what it serves is not resident."""
         return any(name not in self.residents for name in list(self._registered))
+
+    @property
+    def all_fit(self) -> bool:
+        """Whether all that it serves is expected to be resident together."""
+        known = dict(self._registered)
+        return View(self.budget_bytes, ()).fits(Standing(name, bytes=k.bytes, load_s=k.load_s, **self._based(k)) for name, k in known.items())
 
     def start(self, pool: Pool) -> None:
         """Begin."""
@@ -154,19 +183,19 @@ class Swapping:
             pool.stopping.wait(self.policy.tick_s / 4)  # however often it is rung
 
     def _step(self, pool: Pool) -> None:
-        if not self.on_demand and self.policy.idle_ttl_s is None:
+        if not (self.on_demand or self._untold or self.residents.some_closed or self.policy.idle_ttl_s is not None):
             return
         self._look(pool)
         decision = self.policy.decide(self._view())
         self.residents.keep_open_all_but({*decision.drain, *decision.evict})
-        gone = [name for name in decision.evict if self._evict(pool, name)]
+        gone = [name for name in decision.evict if self._evict(name)]
         if decision.load is not None and len(gone) == len(decision.evict):
             self._load(pool, decision.load)
         if decision.take:
             pool.feed()
         if self._untold and decision.load is None:
-            self._untold = False
             pool.tell_placement()
+            self._untold = False
 
     def _look(self, pool: Pool) -> None:
         """See what waits, and what is pinned."""
@@ -199,12 +228,24 @@ class Swapping:
                 waiting=max(known.waiting, int(wanted)), oldest_s=self.policy.longest_wait_s if wanted else now - known.since if known.since else 0.0,
                 serve_s=resident.turn_s if resident and resident.running else 0.0, running=resident.running if resident else 0, pinned=pinned,
                 draining=resident is not None and not resident.open, rate=known.demand.rate(now, memory_s=self.policy.longest_wait_s),
-                idle_s=now - resident.asked_at if resident else 0.0))
+                idle_s=now - resident.asked_at if resident else 0.0, **self._based(known)))
         return View(self.budget_bytes, tuple(shown))
 
-    def _evict(self, pool: Pool, name: str) -> bool:
-        known, held = self._registered[name], self.residents.all.get(name)
-        if held is None or not self.residents.take_out(name):
+    def _based(self, known: Registered) -> dict[str, Any]:
+        """What the policy is told of an adapter's base. One that is served by another engine is in memory a second time, by another name."""
+        if known.under is None:
+            return {}
+        base = self._registered.get(known.under.base)
+        apart = base is not None and base.engine != known.engine
+        return {"base": f"{known.under.base} in {known.engine}" if apart else known.under.base, "base_bytes": known.under.bytes}
+
+    def _leant_on(self, base: str) -> bool:
+        """Whether an adapter of it is resident, so that its weights are in memory whatever it is itself."""
+        return any(self._based(known).get("base") == base for name, known in list(self._registered.items()) if name in self.residents)
+
+    def _evict(self, name: str) -> bool:
+        known, held = self._registered.get(name), self.residents.all.get(name)
+        if known is None or held is None or self._leant_on(name) or not self.residents.take_out(name):
             return False
         known.bytes = max(known.bytes, held.bytes)
         self._drop(name)
@@ -212,7 +253,9 @@ class Swapping:
         return True
 
     def _load(self, pool: Pool, name: str) -> None:
-        known = self._registered[name]
+        known = self._registered.get(name)
+        if known is None:
+            return
         try:
             brought = self._bring(name)
         except Unavailable as error:
@@ -223,17 +266,20 @@ class Swapping:
                 known.bytes = int(known.bytes * SHORT_BY)
                 return
             log.error("%s is no longer served: %s", name, error)
-            del self._registered[name]
+            self.forget(name)
             pool.unserve(name)
             pool.ledger.refuse(pool.name, name, str(error))
         else:
-            self.brought(name, brought)
-            place = {**brought.place, **({"bell": self.bells} if self.bells else {})}
-            if pool.placement.models.get(name) != place:
-                pool.placement = pool.placement.having(name, place)
-                self._untold = True
-            pool.heartbeat.loads += 1
-            known.since = time.monotonic() if known.waiting else None
-            log.info("%s is resident: %.0f MB in %.2f s", name, brought.bytes / 1e6, brought.seconds)
-            pool.feed()
-            self._wake.set()
+            if self._arrived(name, brought):
+                self._tell(pool, name, known, brought)
+            else:  # it was given up meanwhile, and its memory returned before it had any
+                self._drop(name)
+
+    def _tell(self, pool: Pool, name: str, known: Registered, brought: Brought) -> None:
+        place = {**brought.place, **({"bell": self.bells} if self.bells else {})}
+        self._untold |= pool.serve_otherwise(name, place)
+        pool.heartbeat.loads += 1
+        known.since = time.monotonic() if known.waiting else None
+        log.info("%s is resident: %.0f MB in %.2f s", name, brought.bytes / 1e6, brought.seconds)
+        pool.feed()
+        self._wake.set()

@@ -13,7 +13,7 @@ Tarjan 1985 on what any such rule can do), first-in-first-out with lookahead, an
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from symposia_shared.residency.view import Standing, View
@@ -34,7 +34,7 @@ class Decision:
     load: str | None = None
     #: idle residents to unload now
     evict: tuple[str, ...] = ()
-    #: busy residents from which nothing more is to be taken, so that they can be evicted
+    #: busy residents, and bases of such, from which nothing more is to be taken, so that they can be evicted
     drain: tuple[str, ...] = ()
     #: residents whose waiting turns may be taken, the most urgent first
     take: tuple[str, ...] = ()
@@ -69,26 +69,26 @@ class SwapAware:
         wanted = self._wanted(view, waited)
         take = tuple(s.checkpoint for s in waited if s.resident)
         if wanted is None:
-            expired = tuple(s.checkpoint for s in view.resident if self._expired(s))
-            return Decision(evict=expired, take=take)
+            return Decision(evict=self._all_expired(view), take=take)
         victims = self._victims(view, wanted)
         if victims is None:
             return Decision(take=take)
-        busy = tuple(v.checkpoint for v in victims if v.running)
+        awaited = {v.base for v in victims if v.running}
+        busy = tuple(v.checkpoint for v in victims if v.running or v.checkpoint in awaited)
         gone = {v.checkpoint for v in victims}
-        idle = tuple(v.checkpoint for v in victims if not v.running)
+        idle = tuple(v.checkpoint for v in victims if v.checkpoint not in busy)
         return Decision(load=None if busy else wanted.checkpoint, evict=idle, drain=busy, take=tuple(t for t in take if t not in gone))
 
     def _wanted(self, view: View, waited: Sequence[Standing]) -> Standing | None:
         """What to make room for now, if anything."""
-        room = view.budget_bytes - sum(s.bytes for s in view.resident if s.pinned)
-        away = [s for s in waited if not s.resident and s.bytes <= room]
+        staying = [s for s in view.resident if s.pinned]
+        away = [s for s in waited if not s.resident and view.fits((*staying, s))]
         if not away:
             return None
         if (self.patience_s is not None and away[0].oldest_s >= self.patience_s) or self._pressed(view, waited):
             return away[0]
         # nothing is lost by loading at once what takes nobody's place
-        return next((s for s in away if s.bytes <= view.free_bytes), None)
+        return next((s for s in away if view.fits((*view.resident, s))), None)
 
     def _pressed(self, view: View, waited: Sequence[Standing]) -> bool:
         """Whether the visits that are due, begun at the next decision, would no longer all be in time; or there is so much work that to wait
@@ -105,13 +105,20 @@ class SwapAware:
     def _victims(self, view: View, wanted: Standing) -> list[Standing] | None:
         """The residents that go for ``wanted``; [] where there is room, None where those that may go do not make room."""
         victims: list[Standing] = []
-        free = view.free_bytes
-        for s in sorted((s for s in view.resident if not s.pinned), key=self._worth):
-            if free >= wanted.bytes:
+        staying = {s.checkpoint: s for s in (*view.resident, wanted)}
+        for s in self._least_first(view.resident):
+            if view.fits(staying.values()):
                 break
-            victims.append(s)
-            free += s.bytes
-        return victims if free >= wanted.bytes else None
+            if not (s.pinned or _leant_on(s, staying.values())):
+                victims.append(staying.pop(s.checkpoint))
+        return victims if view.fits(staying.values()) else None
+
+    def _least_first(self, residents: Sequence[Standing]) -> list[Standing]:
+        """By what they are worth, each base after its adapters: without them it is given up for nothing, and they need it."""
+        worth = {s.checkpoint: self._worth(s) for s in residents}
+        under = {s.base for s in residents}
+        most = {base: max(worth[s.checkpoint] for s in residents if base in (s.base, s.checkpoint)) for base in under}
+        return sorted(residents, key=lambda s: (most.get(s.checkpoint, worth[s.checkpoint]), s.checkpoint in under))
 
     def _worth(self, s: Standing) -> tuple[bool, bool, float, float, str]:
         """What it is worth to keep a resident, the least first: what is being emptied already; not what is waited for, and would be loaded
@@ -126,5 +133,16 @@ class SwapAware:
         wait = self.longest_wait_s if self.patience_s is None else min(self.patience_s, self.longest_wait_s)
         return s.load_s / (wait + 1.0 / rate) / max(s.bytes, 1)
 
+    def _all_expired(self, view: View) -> tuple[str, ...]:
+        """Those that are, adapters first; a base is not while an adapter of it stays."""
+        staying = [s for s in view.resident if not self._expired(s)]
+        gone = [s for s in self._least_first(view.resident) if self._expired(s) and not _leant_on(s, staying)]
+        return tuple(s.checkpoint for s in gone)
+
     def _expired(self, s: Standing) -> bool:
         return self.idle_ttl_s is not None and s.idle_s > self.idle_ttl_s and not (s.pinned or s.running or s.waiting)
+
+
+def _leant_on(s: Standing, staying: Iterable[Standing]) -> bool:
+    """Whether one of these goes on from its weights."""
+    return any(other.base == s.checkpoint for other in staying)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 
@@ -30,6 +31,9 @@ class Standing:
     rate: float = 0.0
     #: since it was last asked or loaded
     idle_s: float = 0.0
+    #: of an adapter: whose weights it goes on from, which are in memory while it is, and what they take there
+    base: str = ""
+    base_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,4 +51,18 @@ class View:
     @property
     def free_bytes(self) -> int:
         """What no resident takes; below 0 where they were found to take more than was thought."""
-        return self.budget_bytes - sum(s.bytes for s in self.resident)
+        return self.budget_bytes - taken(self.resident)
+
+    def fits(self, standings: Iterable[Standing]) -> bool:
+        """Whether these could be resident together."""
+        return taken(standings) <= self.budget_bytes
+
+
+def taken(standings: Iterable[Standing]) -> int:
+    """Bytes that checkpoints take together, the bases they go on from included, each once."""
+    held, bases = {}, {}
+    for s in standings:
+        held[s.checkpoint] = s.bytes
+        if s.base:
+            bases[s.base] = s.base_bytes
+    return sum({**bases, **held}.values())

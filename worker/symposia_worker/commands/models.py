@@ -196,13 +196,24 @@ def serve(
 
 
 @command.command()
-def rm(model: Model, json: AsJson = False, dir: Folder = None) -> None:
-    """Remove a checkpoint from the model store. Pools that have it loaded keep it."""
+def rm(model: Model, force: Annotated[bool, typer.Option("--force", help="Though adapters go on from it; no pool loads them then.")] = False,
+       json: AsJson = False, dir: Folder = None) -> None:
+    """Remove a checkpoint from the model store. Pools that have it loaded keep it. A base of stored adapters is refused."""
     from symposia_worker.models import forms
 
     _, models = opened(dir)
+    if not force:
+        _refuse_base(models, model)
     objects = forms.remove(models, model) + models.remove(model)
     _answer(json, {"id": model, "objects_removed": objects}, f"{model} is removed ({objects} objects).")
+
+
+def _refuse_base(models: ModelStore, model: str) -> None:
+    from symposia_shared.errors import BadInput
+
+    if adapters := models.adapters_of(model):
+        raise BadInput(f"{model} is the base of {len(adapters)} stored adapters: {', '.join(adapters)}.", field="model", value=model,
+                       remedy="Remove them first; or use --force, and no pool loads them until it is stored again.")
 
 
 def opened(dir: Path | None) -> tuple[Path, ModelStore]:

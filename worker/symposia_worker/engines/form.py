@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from symposia_shared.errors import BadInput, Damaged
-from symposia_worker.engines.loading import load_tokenizer
+from symposia_worker.engines.loading import line_of, load_tokenizer
 from symposia_worker.families import Family, Renderer, family_of
 
 
@@ -40,7 +40,7 @@ def _config(checkpoint: str, folder: Path) -> dict[str, Any]:
         config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         _ = config["model_type"]
     except (OSError, ValueError, KeyError) as error:
-        raise Damaged(f"{checkpoint}'s config.json cannot be read ({_line(error)}). Export it again.") from None
+        raise Damaged(f"{checkpoint}'s config.json cannot be read ({line_of(error)}). Export it again.") from None
     return config
 
 
@@ -65,8 +65,3 @@ def _eos(folder: Path, config: Mapping[str, Any]) -> list[int]:
     for given in (config.get("eos_token_id"), generation.get("eos_token_id")):
         found.update([given] if isinstance(given, int) else given or ())
     return sorted(i for i in found if i >= 0)  # an exporter writes -1 for none
-
-
-def _line(error: BaseException) -> str:
-    text = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".")
-    return text if len(text) <= 240 else text[:237] + "..."

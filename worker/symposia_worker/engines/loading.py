@@ -87,7 +87,7 @@ def _config(checkpoint: str, folder: Path) -> Any:
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (ValueError, KeyError, OSError) as error:
-        raise BadInput(f"{checkpoint} is of no architecture that transformers knows ({_line(error)}).", field="checkpoint",
+        raise BadInput(f"{checkpoint} is of no architecture that transformers knows ({line_of(error)}).", field="checkpoint",
                        remedy="Code that comes with a checkpoint is never run; use another checkpoint or a newer transformers.") from None
     return config
 
@@ -120,7 +120,7 @@ def _pooling(checkpoint: str, folder: Path, kind: Kind) -> Pooling:
     try:
         return pooling_of(folder)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BadInput(f"{checkpoint} makes vectors in a way that is not known here: {_line(error)}.", field="checkpoint",
+        raise BadInput(f"{checkpoint} makes vectors in a way that is not known here: {line_of(error)}.", field="checkpoint",
                        remedy="Choose an encoder that pools by mean, first token, last token or maximum.") from None
 
 
@@ -137,7 +137,7 @@ def load_tokenizer(checkpoint: str, folder: Path) -> Any:
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # transformers raises whatever a tokenizer's files make it trip over
-        raise BadInput(f"{checkpoint} has no tokenizer that can be read here ({_line(error)}).", field="checkpoint",
+        raise BadInput(f"{checkpoint} has no tokenizer that can be read here ({line_of(error)}).", field="checkpoint",
                        remedy="Push it again with its tokenizer.json; tokenizers that are code are never run.") from None
 
 
@@ -149,11 +149,11 @@ def _network(checkpoint: str, folder: Path, dtype: Dtype, device: str, kind: Kin
             low_cpu_mem_usage=True, output_loading_info=True, **where,
         )
     except SafetensorError as error:
-        raise Damaged(f"{checkpoint}'s weights cannot be read ({_line(error)}). Verify and pull it again.") from None
+        raise Damaged(f"{checkpoint}'s weights cannot be read ({line_of(error)}). Verify and pull it again.") from None
     except (ValueError, OSError, RuntimeError, KeyError) as error:
         if isinstance(error, RuntimeError) and "memory" in str(error).lower():
             raise
-        raise Damaged(f"{checkpoint}'s files do not make a model ({_line(error)}). Verify and pull it again.") from None
+        raise Damaged(f"{checkpoint}'s files do not make a model ({line_of(error)}). Verify and pull it again.") from None
     # a pooler is read by classifiers only; an encoder saved as ...ForMaskedLM has none
     absent = sorted(k for k in report["missing_keys"] if kind != "embed" or not k.startswith("pooler."))
     if absent:  # transformers would go on with random numbers in their place
@@ -167,6 +167,7 @@ def _ids(given: Any) -> list[int]:
     return [] if given is None else [given] if isinstance(given, int) else list(given)
 
 
-def _line(error: BaseException) -> str:
+def line_of(error: BaseException) -> str:
+    """An error in one line that a message has room for."""
     text = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".")
     return text if len(text) <= 240 else text[:237] + "..."

@@ -125,9 +125,9 @@ def adapt(base: Model, checkpoint: str, folder: Path, *, room_bytes: float) -> M
     if needed > room_bytes:
         raise BadInput(f"{checkpoint} needs {needed / 1e6:.1f} MB beside its base, and {max(room_bytes, 0) / 1e6:.1f} MB are left.", field="memory",
                        remedy="Unload another checkpoint, or give the device more memory.")
-    network = Adapted(base.network, _parts(checkpoint, folder, described, base))
-    return replace(base, checkpoint=checkpoint, network=network, renderer=_renderer(checkpoint, folder, base), bytes=network.bytes,
-                   parameters=network.parameters)
+    renderer, parts = _renderer(checkpoint, folder, base), _parts(checkpoint, folder, described, base)
+    network = Adapted(base.network, parts)  # last: it changes the base's layers, and what is refused must leave them as they are
+    return replace(base, checkpoint=checkpoint, network=network, renderer=renderer, bytes=network.bytes, parameters=network.parameters)
 
 
 def _parts(checkpoint: str, folder: Path, described: Adapter, base: Model) -> dict[str, Low]:

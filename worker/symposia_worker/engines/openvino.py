@@ -18,7 +18,7 @@ from typing import Any, cast
 from symposia_shared.errors import BadInput, Damaged, Unavailable
 from symposia_worker.engines.admission import Admission, capabilities_of, told
 from symposia_worker.engines.form import ServedForm, read_form
-from symposia_worker.engines.loading import return_memory
+from symposia_worker.engines.loading import line_of, return_memory
 from symposia_worker.engines.paged import BLOCK_TOKENS, Paged, Piece
 from symposia_worker.engines.protocol import Event, Failed, Generate, Load, Loaded, Mode, cause_of
 from symposia_worker.engines.runtime import MODEL_BIN, MODEL_XML, cache_bytes_per_token
@@ -141,7 +141,7 @@ class OpenVINOEngine:
             return Paged(folder, mode, blocks=blocks, rows=min(self.max_rows, chunk), chunk_tokens=chunk, threads=self._threads,
                          prefix_caching=PREFIX_CACHING)
         except RuntimeError as error:
-            raise Damaged(f"{checkpoint}'s form does not make a model ({_line(error)}). Export it again.") from None
+            raise Damaged(f"{checkpoint}'s form does not make a model ({line_of(error)}). Export it again.") from None
 
     def _try(self, resident: _Resident) -> None:
         """One token, so that what cannot run is told by its load. Raises Damaged."""
@@ -151,7 +151,7 @@ class OpenVINOEngine:
         try:
             tokens = [t for _ in range(4) if resident.paged.busy for piece in resident.paged.step() for t in piece.tokens]
         except RuntimeError as error:
-            raise Damaged(f"{resident.served.checkpoint}'s form does not run ({_line(error)}). Export it again.") from None
+            raise Damaged(f"{resident.served.checkpoint}'s form does not run ({line_of(error)}). Export it again.") from None
         if len(tokens) != 1:
             raise Damaged(f"{resident.served.checkpoint}'s form gave {len(tokens)} tokens where one was asked. Export it again.")
         resident.paged.steps = 0
@@ -256,7 +256,7 @@ class OpenVINOEngine:
         old = resident.paged
         resident.paged = Paged(resident.folder, resident.mode, blocks=old.blocks, rows=min(self.max_rows, old.chunk_tokens), chunk_tokens=old.chunk_tokens,
                                threads=self._threads, prefix_caching=PREFIX_CACHING)
-        return [Failed(id=s.id, cause=cause, message=f"The forward pass failed: {_line(error)}.") for s in asked.values()]
+        return [Failed(id=s.id, cause=cause, message=f"The forward pass failed: {line_of(error)}.") for s in asked.values()]
 
     # --- what it holds ---
 
@@ -325,8 +325,3 @@ def _loaded(resident: _Resident, seconds: float) -> Loaded:
     return Loaded(checkpoint=resident.served.checkpoint, bytes=resident.bytes, seconds=round(seconds, 3), context=resident.served.context,
                   instruct=resident.served.renderer.instruct, capabilities=capabilities_of("generate", resident.served.renderer),
                   family=resident.served.model_type, parameters=resident.parameters, cache_bytes_per_token=resident.cache_bytes_per_token)
-
-
-def _line(error: BaseException) -> str:
-    text = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".")
-    return text if len(text) <= 240 else text[:237] + "..."

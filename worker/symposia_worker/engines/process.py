@@ -119,6 +119,7 @@ class Loop:
                 self._load(command)
             case Unload():
                 engine = self._engines.get(self._home.pop(command.checkpoint, ""))
+                self._called.pop(command.checkpoint, None)
                 if engine is not None:
                     self._guarded(engine, lambda e: e.unload(command.checkpoint))
                     self._share_memory()

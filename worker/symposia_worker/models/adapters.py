@@ -32,7 +32,7 @@ def add_adapter(models: ModelStore, folder: Path, model: str, *, cache: Path, li
     adapter_files(folder)
     checkpoints = shared_cache(cache)
     try:
-        below = checkpoints.fetch(models, under.id, progress=progress)
+        below = checkpoints.fetch(models, under, progress=progress)
         progress(f"trying {model} over {under.id}", 0, 0)
         told = trial.adapter(folder, below, model, untrained=untrained)
     finally:
@@ -54,7 +54,7 @@ def base_of(models: ModelStore, manifest: Manifest, checkpoints: ModelCache) -> 
     if under.revision != of.revision:
         raise BadInput(f"{manifest.id} was made for the revision {of.revision[:12]} of {of.id}, and {under.revision[:12]} is stored.", field="model",
                        value=manifest.id, remedy="Store the base it was made for again, or push the adapter again if it suits this one.")
-    return Base(checkpoint=of.id, folder=str(checkpoints.fetch(models, of.id)))
+    return Base(checkpoint=of.id, folder=str(checkpoints.fetch(models, under)))
 
 
 def _base(models: ModelStore, name: str) -> Manifest:

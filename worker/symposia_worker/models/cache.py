@@ -49,14 +49,14 @@ class ModelCache:
         self._in_use: dict[Path, int] = {}
         self._mutex = threading.Lock()
 
-    def fetch(self, models: ModelStore, model: str, *, progress: Progress = silent) -> Path:
-        """The folder of ``model``, complete and verified; what is not here yet is downloaded from ``models``.
+    def fetch(self, models: ModelStore, model: str | Manifest, *, progress: Progress = silent) -> Path:
+        """The folder of ``model`` as it is stored, or of that very manifest, complete and verified; what is not here yet is downloaded from ``models``.
 
         A folder that is here is taken as it is while its files look as they did when they were verified; else they are
         read and compared again. A download that was cut off goes on. Raises UnknownModel, Damaged, StoreUnavailable, or
         Unavailable where the disk or the budget has no room: then nothing is left of it.
         """
-        manifest = models.require(model)
+        manifest = model if isinstance(model, Manifest) else models.require(model)
         folder = self.folder_of(manifest)
         with self._told(manifest), waiting_lock(self._lock(folder, "lock"), self._lock(folder, "want")):
             if not self._is_whole(folder, manifest):
@@ -65,7 +65,7 @@ class ModelCache:
             with suppress(OSError):
                 os.utime(folder / MARK)
             self._use(folder)
-        self.wishes.fulfilled(model)
+        self.wishes.fulfilled(manifest.id)
         return folder
 
     def prefetch(self, models: ModelStore, model: str, asked: Asked, *, progress: Progress) -> Path:

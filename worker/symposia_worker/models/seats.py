@@ -32,8 +32,10 @@ class StoredCheckpoint:
     seat: EngineSeat
     dtype: Dtype
     bytes: int
-    #: of what lies in ``seat.stored``
-    revision: str
+    #: of what lies in ``seat.stored``: the checkpoint itself, or a form of it
+    files: Manifest
+    #: of an adapter: what its base is expected to take beside it
+    base_bytes: int = 0
 
     @property
     def precision(self) -> str:
@@ -46,7 +48,7 @@ class StoredCheckpoint:
         known: dict[str, object] = {"context": facts.context} if loaded is None else {
             "context": loaded.context, "instruct": loaded.instruct, "capabilities": list(loaded.capabilities)}
         return {"queue": queue_for(self.manifest.id), **known, "longest_token_bytes": facts.longest_token_bytes,
-                "params_b": round(facts.parameters / 1e9, 4), "engine": self.seat.engine, "mode": self.seat.mode, "revision": self.revision,
+                "params_b": round(facts.parameters / 1e9, 4), "engine": self.seat.engine, "mode": self.seat.mode, "revision": self.files.revision,
                 "base_revision": facts.adapter_of.revision if facts.adapter_of else None,
                 "bytes": self.bytes if loaded is None else loaded.bytes, "precision": self.precision,
                 **({"base": facts.adapter_of.id} if facts.adapter_of else {}), **({"bell": bell} if bell else {})}
@@ -64,9 +66,9 @@ def stored_checkpoint(models: ModelStore, model: str, *, device: str, engine: En
     if seat.stored == manifest.id:  # torch loads what it is told to, whatever is stored
         each, stored = (4 if dtype == "float32" else 2), _bytes_of(manifest, ".safetensors")
         size = stored if manifest.facts.adapter_of else max(each * manifest.facts.parameters, stored * each // 4)
-        return StoredCheckpoint(manifest, seat, dtype, size, manifest.revision)
+        return StoredCheckpoint(manifest, seat, dtype, size, manifest, each * manifest.facts.parameters if manifest.facts.adapter_of else 0)
     form = models.require(seat.stored)
-    return StoredCheckpoint(manifest, seat, dtype, _bytes_of(form, ".bin"), form.revision)
+    return StoredCheckpoint(manifest, seat, dtype, _bytes_of(form, ".bin"), form)
 
 
 def _bytes_of(manifest: Manifest, suffix: str) -> int:

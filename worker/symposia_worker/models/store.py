@@ -149,6 +149,10 @@ class ModelStore:
             rows[manifest.id] = {**rows.get(manifest.id, {}), "stored": stored_row(manifest)}
         return {model: row for model, row in sorted(rows.items()) if row}, read.damaged
 
+    def adapters_of(self, model: str) -> tuple[str, ...]:
+        """The stored adapters that go on from ``model``, by name."""
+        return tuple(name for name, row in self.listed()[0].items() if (row.get("stored", {}).get("adapter_of") or {}).get("id") == model)
+
     def redraw(self) -> Listing:
         """``list``, and the index drawn from it; whoever may only read gets the listing all the same."""
         found: list[Listing] = []

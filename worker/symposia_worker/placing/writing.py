@@ -98,7 +98,7 @@ def _service(pool: str, part: PoolPart) -> dict[str, Any]:
     command = ["python", "-m", "symposia_worker.commands.pool", "--name", pool, "--device", device, "--memory", str(part.memory_bytes)]
     command += ["--threads", str(part.threads)] if part.threads else []
     for held in part.holds:
-        command += ["--model", held.checkpoint]
+        command += ["--model", held.checkpoint, *(["--precision", f"{held.checkpoint}={held.precision}"] if held.precision else [])]
     service: dict[str, Any] = {
         **_WORKER, "command": command,
         "healthcheck": {"test": ["CMD", "python", "-m", "symposia_worker.stack.pulse", pool], "interval": "10s", "timeout": "5s", "retries": 3,
