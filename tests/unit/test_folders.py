@@ -45,12 +45,7 @@ class AwayShelf(Shelf):
 
     away = False
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.read: list[str] = []
-
     def get(self, key: str) -> bytes | None:
-        self.read.append(key)
         if self.away:
             raise StoreUnavailable("S3 is away.")
         return super().get(key)
