@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import secrets
 import time
@@ -17,6 +18,7 @@ from symposia_shared.batches.uploads import lines_of
 from symposia_shared.batches.values import ENDED, ENDPOINTS, Batch, BatchFile, Order
 from symposia_shared.errors import BadInput, UnknownJob
 from symposia_shared.ledger.control import Control
+from symposia_shared.ledger.gate import Once
 from symposia_shared.ledger.tenants import OWNER
 from symposia_shared.teams import is_team, read_team
 
@@ -80,8 +82,13 @@ class TenantBatches:
     # -- batches
 
     def create(self, input_file_id: str, *, endpoint: str = ENDPOINTS[0], completion_window: object = "24h", metadata: Mapping[str, str] | None = None,
-               auto_model: str | None = None, output_expires_s: int | None = None, mixed: bool = False) -> Batch:
-        """Have a batch driven; it survives this process. Raises BadInput, also where its window cannot be kept by what was measured."""
+               auto_model: str | None = None, output_expires_s: int | None = None, mixed: bool = False, once: Once | None = None) -> Batch:
+        """Have a batch driven; it survives this process. Raises BadInput, also where its window cannot be kept by what was measured.
+
+        ``once``: the idempotency key it stands behind, for as long as the batch is known. Raises KeyReused.
+        """
+        if once is not None and (before := self.behind(once)) is not None:
+            return before
         if endpoint not in ENDPOINTS:
             raise BadInput(f"'endpoint' is {endpoint!r:.80}.", field="endpoint", value=endpoint, remedy=f"Use one of {', '.join(ENDPOINTS)}.")
         seconds = windows.window_s(completion_window)
@@ -95,11 +102,22 @@ class TenantBatches:
         needed = windows.seconds_needed(survey, ahead, self.records.throughput(), auto_model=auto)
         windows.check(seconds, str(completion_window), needed, now_s=now)
         order = Order.parse({
-            "id": f"batch_{secrets.token_hex(12)}", "tenant": self.tenant, "endpoint": endpoint, "input_file_id": file.id,
+            "id": _id_of(once), "tenant": self.tenant, "endpoint": endpoint, "input_file_id": file.id,
             "completion_window": completion_window, "window_s": seconds, "created_at": int(now), "metadata": checked_metadata(metadata),
-            "auto_model": auto, "output_expires_s": output_expires_s, "mixed": mixed})
-        self.records.add(order, total=survey.lines)
+            "auto_model": auto, "output_expires_s": output_expires_s, "mixed": mixed,
+            "digest": once.digest if once is not None else None})
+        if not self.records.add(order, total=survey.lines) and once is not None and (before := self.behind(once)) is not None:
+            return before
         return self.records.get(order.id)
+
+    def behind(self, once: Once) -> Batch | None:
+        """The batch that an idempotency key stands for, if it was used. Raises KeyReused."""
+        try:
+            found = self.records.get(_id_of(once), tenant=self.tenant)
+        except UnknownJob:
+            return None
+        once.check(once.model_copy(update={"digest": found.order.digest}))
+        return found
 
     def get(self, batch_id: str) -> Batch:
         """A batch as it stands."""
@@ -147,6 +165,11 @@ class TenantBatches:
         if batch.status in ENDED:
             return lines_of(self.content(file_id)) if file_id else iter(())
         return lines_of(Parts(self.client.archive.store, batch.id).read(which))
+
+
+def _id_of(once: Once | None) -> str:
+    """A batch's id: drawn, or that of its idempotency key, so that nothing else has to be kept of one."""
+    return f"batch_{secrets.token_hex(12) if once is None else hashlib.sha256(once.name.encode()).hexdigest()[:24]}"
 
 
 def checked_auto(model: str | None) -> str | None:

@@ -7,6 +7,7 @@ import csv
 import json
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +119,23 @@ def test_auto_lines_go_to_the_model_the_batch_names(client: OpenAI) -> None:
     refused = ended(client, client.batches.create(input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h").id)
     assert refused.output_file_id is None
     assert "auto" in rows(client, refused.error_file_id)[0]["error"]["message"]
+
+
+def test_a_batch_asked_for_again_behind_its_key_is_the_same_batch(client: OpenAI, raw: httpx.Client) -> None:
+    file = client.files.create(file=input_of(line("a")), purpose="batch")
+    body = {"input_file_id": file.id, "endpoint": "/v1/chat/completions", "completion_window": "1h"}
+    headers = {"Idempotency-Key": f"nightly {file.id}"}
+    with ThreadPoolExecutor(8) as pool:  # at once, as a client that lost its answer and its replica do
+        made = list(pool.map(lambda _: raw.post("/batches", json=body, headers=headers), range(8)))
+    assert [r.status_code for r in made] == [200] * 8
+    (batch_id,) = {r.json()["id"] for r in made}
+    assert len(rows(client, ended(client, batch_id).output_file_id)) == 1
+    # When it is asked for once more after its end, then it is told as it ended, and is not run again
+    again = raw.post("/batches", json=body, headers=headers)
+    assert (again.json()["id"], again.json()["status"], again.headers["idempotency-replayed"]) == (batch_id, "completed", "true")
+    other = raw.post("/batches", json={**body, "completion_window": "2h"}, headers=headers)
+    assert (other.status_code, other.json()["error"]["code"]) == (422, "idempotency_key_reused")
+    assert raw.post("/batches", json=body).json()["id"] != batch_id
 
 
 def test_cancel_stops_what_runs_within_a_second_and_keeps_what_has_ended(client: OpenAI, stack: Stack) -> None:

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
 
+from redis.exceptions import WatchError
+
 from symposia_shared.batches.values import ENDED, Batch, Counts, Order, Status
 from symposia_shared.errors import UnknownJob
 from symposia_shared.ledger import Ledger, away
@@ -28,15 +30,23 @@ class Batches:
 
     # -- from the producer's side
 
-    def add(self, order: Order, *, total: int) -> None:
-        """Record a batch; from now on a coordinator drives it."""
+    def add(self, order: Order, *, total: int) -> bool:
+        """Record a batch; from now on a coordinator drives it. False where there is one with its id, which is left as it is."""
         fields = {"rec": order.to_json(), "st": "validating", "at:validating": order.created_at, "total": total, "try": 1,
                   "ends": order.created_at + order.window_s}
         with away(), self.ledger.redis.pipeline(transaction=True) as pipe:
+            pipe.watch(self.key(order.id))
+            if pipe.exists(self.key(order.id)):
+                return False
+            pipe.multi()
             pipe.hset(self.key(order.id), mapping=fields)
             pipe.zadd(self._of(order.tenant), {order.id: order.created_at})
             pipe.zadd(self.ledger.key("batches"), {order.id: order.created_at})
-            pipe.execute()
+            try:
+                pipe.execute()
+            except WatchError:
+                return False
+        return True
 
     def get(self, batch_id: str, *, tenant: str | None = None) -> Batch:
         """A batch as it stands. Raises UnknownJob, also where it is another tenant's."""

@@ -87,6 +87,8 @@ class Order(Value):
     output_expires_s: int | None = None
     #: the urls of its lines may differ from ``endpoint``, each one of ENDPOINTS
     mixed: bool = False
+    #: digest of the body that an idempotency key stood for, where it was submitted with one
+    digest: str | None = None
 
 
 class Counts(Value):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -11,6 +12,7 @@ from fastapi.responses import JSONResponse, Response
 from symposia.api import schemas
 from symposia.api.asking import caller, desk_of, json_body
 from symposia.api.routes.files import page, whole
+from symposia.api.tenancy import once_in
 from symposia.batches import TenantBatches, checked_life
 from symposia_shared.errors import BadInput
 
@@ -22,16 +24,21 @@ _FIELDS = {"input_file_id", "endpoint", "completion_window", "metadata", "output
 
 async def create(request: Request) -> Response:
     """Have the lines of a file answered."""
-    batches = await _batches(request)
+    key = await caller(request)
+    batches = TenantBatches(desk_of(request).client, key.tenant)
     body = await json_body(request)
     extra = sorted(set(body) - _FIELDS)
     if extra:
         raise BadInput(f"there is no parameter {extra[0][:80]!r} at /v1/batches.", field=extra[0][:80], remedy="Remove it.")
     ours = _ours(body.get("symposia"))
     life = checked_life(body.get("output_expires_after"), "output_expires_after")
+    once = once_in(request, key, "/v1/batches", body, id="", created=time.time())
+    if once is not None and (before := await asyncio.to_thread(batches.behind, once)) is not None:
+        request.scope["told"] = {"idempotency-replayed": "true"}
+        return JSONResponse(before.view())
     made = await asyncio.to_thread(lambda: batches.create(
         _text(body, "input_file_id"), endpoint=_text(body, "endpoint"), completion_window=_text(body, "completion_window"),
-        metadata=body.get("metadata"), auto_model=ours.get("auto_model"), output_expires_s=life, mixed=bool(ours.get("mixed"))))
+        metadata=body.get("metadata"), auto_model=ours.get("auto_model"), output_expires_s=life, mixed=bool(ours.get("mixed")), once=once))
     return JSONResponse(made.view())
 
 
