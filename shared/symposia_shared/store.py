@@ -59,10 +59,6 @@ class Replaced(Exception):
     """The object is no longer the one its ETag named: begin again with a new head."""
 
 
-#: large objects are sent in parts of so many bytes
-_PART_BYTES = 16 * 1024 * 1024
-
-
 class Store:
     """A bucket. Safe to share between threads.
 
@@ -191,15 +187,22 @@ class Store:
 
     def put_file(self, key: str, path: Path, *, metadata: Mapping[str, str] | None = None,
                  sent: Callable[[int], None] | None = None) -> None:
-        """Write or overwrite an object with a file's bytes, in parts where it is large. ``sent`` is told how many more bytes have gone."""
-        from boto3.s3.transfer import TransferConfig
+        """Write or overwrite an object with a file's bytes, in parts where it is large: then it goes on after the parts that a killed upload left.
 
-        # "auto" takes the C client where it is installed, and that one ignores endpoint_url (facts: services §2.7)
-        config = TransferConfig(multipart_threshold=_PART_BYTES, multipart_chunksize=_PART_BYTES, max_concurrency=4,
-                                preferred_transfer_client="classic")
+        ``sent`` is told how many more bytes are there.
+        """
+        from symposia_shared import sending
+
         try:
-            self.client.upload_file(str(path), self.bucket, key, Config=config, Callback=sent,
-                                    ExtraArgs={"Metadata": dict(metadata or {})})
+            if path.stat().st_size > sending.PART_BYTES:
+                sending.send_parts(self, key, path, metadata=metadata or {}, sent=sent or (lambda _: None))
+                return
+            body = path.read_bytes()
+            self.client.put_object(Bucket=self.bucket, Key=key, Body=body, Metadata=dict(metadata or {}))
+            if sent is not None:
+                sent(len(body))
+        except SymposiaError:
+            raise
         except OSError as error:
             if error.filename is not None:
                 raise

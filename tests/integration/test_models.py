@@ -10,6 +10,7 @@ import random
 import signal
 import time
 from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ import pytest
 
 from checkpoints import contents, facts, make_checkpoint
 from s3 import running_s3
-from symposia_shared.errors import BadInput, Damaged, Unavailable, UnknownModel
+from symposia_shared import sending
+from symposia_shared.errors import BadInput, Damaged, StoreUnavailable, Unavailable, UnknownModel
 from symposia_shared.settings import S3Settings
 from symposia_shared.store import Store
 from symposia_worker.models import download
@@ -28,6 +30,8 @@ from symposia_worker.models.manifest import Manifest, manifest_key
 from symposia_worker.models.store import ModelStore
 
 forked = multiprocessing.get_context("spawn")
+#: the least that S3 takes for a part
+PART = 5 * 2**20
 
 
 @pytest.fixture(scope="module")
@@ -271,6 +275,49 @@ def test_a_push_that_is_cut_off_leaves_the_former_checkpoint(models: ModelStore,
     pushed(models, tmp_path / "two", seed=2)
     assert len(again) == 1
     assert contents(cache.fetch(models, "lab/tiny")) == contents(tmp_path / "two")
+
+
+def _sending(settings: S3Settings, path: Path, key: str, told: Connection) -> None:
+    """Sends a file one part after the other, slowly."""
+    sending.PART_BYTES, sending._AT_ONCE = PART, 1
+    Store(settings).put_file(key, path, metadata={"sha256": "x"}, sent=lambda n: (told.send(n), time.sleep(0.3))[0])
+
+
+def test_an_upload_that_was_killed_is_gone_on_with_part_by_part(s3: S3Settings, models: ModelStore, tmp_path: Path,
+                                                                monkeypatch: pytest.MonkeyPatch) -> None:
+    path, key = tmp_path / "weights.bin", "models/lab/large/weights.bin"
+    path.write_bytes(os.urandom(4 * PART + 500_000))
+    # Given an upload whose process is killed after two of its five parts
+    here, there = forked.Pipe()
+    child = forked.Process(target=_sending, args=(s3, path, key, there))
+    child.start()
+    assert [here.recv() for _ in range(2)] == [PART] * 2
+    child.kill()
+    child.join()
+    assert models.store.head(key) is None
+    # When it is sent again
+    monkeypatch.setattr(sending, "PART_BYTES", PART)
+    parts: list[int] = []
+    right = models.store.client.upload_part
+    monkeypatch.setattr(models.store.client, "upload_part", lambda **given: (parts.append(given["PartNumber"]), right(**given))[1])
+    done: list[int] = []
+    models.store.put_file(key, path, metadata={"sha256": "x"}, sent=done.append)
+    # Then what had arrived is not, and the object is the file
+    assert 2 <= len(parts) <= 3
+    assert sum(done) == path.stat().st_size
+    assert models.store.get(key) == path.read_bytes()
+    assert models.store.uploads(key) == []
+    # Given another upload that was cut off, and a file that has changed since: each part that differs is sent
+    path.write_bytes(os.urandom(PART) + path.read_bytes()[PART:])
+    with monkeypatch.context() as patched:
+        patched.setattr(models.store.client, "complete_multipart_upload", lambda **_: 1 / 0)
+        with pytest.raises(StoreUnavailable):
+            models.store.put_file(key, path)
+    path.write_bytes(os.urandom(PART) + path.read_bytes()[PART:])
+    parts.clear()
+    models.store.put_file(key, path)
+    assert parts == [1]
+    assert models.store.get(key) == path.read_bytes()
 
 
 def test_a_first_push_that_is_cut_off_is_no_checkpoint(models: ModelStore, cache: ModelCache, tmp_path: Path) -> None:
