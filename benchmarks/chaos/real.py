@@ -47,13 +47,14 @@ def real(folder: Path, *, seed: int, jobs: int, most: int, gap_s: float, in_flig
     with running_stack(folder, devices=DEVICES) as stack:
         whole_journal(stack)
         _served(stack)
+        before = stack.client.stats()["jobs_submitted"]
         began = time.monotonic()
         killer = Killer(stack, seed, gap_s, ROLES, most=most)
         load = Load(stack, lambda n: asked(seed, n), more(killer, jobs, began + longest_s), in_flight, patience_s=PATIENCE_S)
         killer.start()
         ended = load.run()
         killer.stop()
-        return judged(stack, f"kills, {MODEL}", seed, load, killer, audit(stack, ended), began, folder / "broker")
+        return judged(stack, f"kills, {MODEL}", seed, load, killer, audit(stack, ended, before=before), began, folder / "broker")
 
 
 def _served(stack: Stack) -> None:
