@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from checkpoints import contents, facts, make_checkpoint
 from s3 import running_s3
 from symposia_shared.catalogue import S3Source
-from symposia_shared.errors import BadInput, Damaged, SymposiaError, Unavailable, UnknownModel
+from symposia_shared.errors import BadInput, Damaged, StoreUnavailable, SymposiaError, Unavailable, UnknownModel
 from symposia_shared.settings import S3Settings
 from symposia_shared.store import Store
 from symposia_worker.commands import models as commands
@@ -115,6 +115,37 @@ def test_a_checkpoint_of_another_model_store_is_verified_by_its_manifest(models:
     with pytest.raises(Damaged, match=original.files[1].path):
         ingest.pull(models, "mine/other", cache=tmp_path / "cache", source=source, bucket=theirs)
     assert models.manifest("mine/other") is None
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_a_pull_from_another_bucket_that_was_cut_off_is_gone_on_with(models: ModelStore, theirs: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                                     stored: bool) -> None:
+    # Given a checkpoint of a plain folder, or of a model store, and a pull that loses its S3 after most of it
+    made, uri = tmp_path / "made", "s3://tests/models/lab/cut" if stored else "s3://tests/weights/cut"
+    if stored:
+        ModelStore(theirs).push(make_checkpoint(made), "lab/cut", facts=facts())
+    else:
+        published(theirs, made, "weights/cut")
+    right, asked, most = Store.get_range, list[str](), [3]
+
+    def failing(self: Store, key: str, start: int, *, length: int, etag: str) -> bytes:
+        if len(asked) >= most[0]:
+            raise StoreUnavailable("S3 is away.")
+        asked.append(key)
+        return right(self, key, start, length=length, etag=etag)
+
+    monkeypatch.setattr(Store, "get_range", failing)
+    with pytest.raises(Unavailable):
+        ingest.pull(models, "mine/cut", cache=tmp_path / "cache", source=S3Source(uri=uri), bucket=theirs)
+    first, most[0] = set(asked), 1000
+    (left,) = (tmp_path / "cache" / "ingest").glob(".fetch-*")
+    (left / "fetched" / "model-00009-of-00009.safetensors").write_bytes(b"of another revision")
+    asked.clear()
+    # When it is pulled again, then what had come is not fetched again, and what is not of it is not stored
+    manifest = ingest.pull(models, "mine/cut", cache=tmp_path / "cache", source=S3Source(uri=uri), bucket=theirs)
+    assert not first & set(asked)
+    assert {f.path: f.sha256 for f in manifest.files} == {path: hashlib.sha256(body).hexdigest() for path, body in contents(made).items()}
+    assert [*(tmp_path / "cache" / "ingest").glob(".fetch-*")] == []
 
 
 @pytest.mark.parametrize("in_parts", [False, True])

@@ -18,7 +18,7 @@ from symposia_shared.errors import BadInput, Damaged, StoreUnavailable, Unavaila
 from symposia_shared.store import Head, Replaced, Store
 from symposia_worker.models.download import PARALLEL, download
 from symposia_worker.models.manifest import RANGE_BYTES, Manifest, StoredFile, revision_of, within
-from symposia_worker.models.sources import wanted_files
+from symposia_worker.models.sources import keep_only, wanted_files
 from symposia_worker.models.store import Progress
 
 #: objects of a source at most: more is no checkpoint
@@ -59,6 +59,7 @@ def _manifest(store: Store, source: S3Source) -> Manifest | None:
 
 def _fetch_stored(store: Store, source: S3Source, manifest: Manifest, folder: Path, *, progress: Progress) -> None:
     done = 0
+    keep_only(folder, [file.path for file in manifest.files])
     for file in manifest.files:
         target = within(folder, file.path)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -72,6 +73,7 @@ def _fetch_stored(store: Store, source: S3Source, manifest: Manifest, folder: Pa
 
 def _fetch_plain(store: Store, source: S3Source, sizes: dict[str, int], folder: Path, *, progress: Progress) -> list[StoredFile]:
     done, total, files = 0, sum(sizes.values()), []
+    keep_only(folder, [*sizes])
     for path in sorted(sizes):
         target = within(folder, path)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -87,6 +89,8 @@ def _object(store: Store, key: str, target: Path) -> None:
     head = store.head(key)
     if head is None:
         raise Damaged(f"{store.uri(key)} was removed while it was read. Try again.")
+    if target.is_file() and target.stat().st_size == head.size and _as_etag(store, key, head, target):
+        return  # an earlier fetch came so far
     try:
         with target.open("wb") as file:
             for body in _bodies(store, key, head):

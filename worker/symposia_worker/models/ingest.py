@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -33,6 +35,8 @@ from symposia_worker.models.weights import checkpoint_files, read_weights
 
 #: raised when the conversion of a GGUF file writes something else than before
 _CONVERTER = 1
+#: seconds for which what was fetched in part is kept
+_LEFT_S = 7 * 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +122,7 @@ def add_folder(models: ModelStore, folder: Path, model: str, *, cache: Path | No
 
 def _pull_files(models: ModelStore, source: HubSource | S3Source, bucket: Store | None, origin: _Origin) -> Manifest:
     entry = origin.entry
-    with _workplace(origin.cache) as folder:
-        fetched = _made(folder / "fetched")
+    with _fetching(origin.cache, str(source)) as fetched:
         if isinstance(source, HubSource):
             pinned = str(sources.fetch_hub(source, fetched, progress=origin.progress))
         else:
@@ -268,6 +271,31 @@ def _workplace(cache: Path | None) -> Iterator[Path]:
     finally:
         shutil.rmtree(own, ignore_errors=True)
         os.close(hold)
+
+
+@contextmanager
+def _fetching(cache: Path | None, source: str) -> Iterator[Path]:
+    """A folder for what a source has, the same the next time: what a fetch that was killed or cut off has left there is gone on with, for a week."""
+    if cache is None:
+        with _workplace(None) as folder:
+            yield _made(folder / "fetched")
+        return
+    ingest = _made(cache / "ingest")
+    place = ingest / f".fetch-{hashlib.sha256(source.encode()).hexdigest()[:24]}"
+    with locked(ingest / ".locks" / f"{place.name}.lock"):
+        for left in ingest.glob(".fetch-*"):
+            if left.stat().st_mtime < time.time() - _LEFT_S:
+                shutil.rmtree(left, ignore_errors=True)
+        _made(place)
+        os.utime(place)
+        try:
+            yield _made(place / "fetched")
+        except (Unavailable, OSError):
+            raise
+        except Exception:
+            shutil.rmtree(place, ignore_errors=True)
+            raise
+        shutil.rmtree(place, ignore_errors=True)
 
 
 @contextmanager

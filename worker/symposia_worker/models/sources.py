@@ -148,6 +148,7 @@ def fetch_hub(source: HubSource, folder: Path, *, progress: Progress) -> HubSour
         require_kind(source.repo, kind_of_task(told.pipeline_tag or ""))
         require_kind(source.repo, kind_of_files(names, ""))
         progress(f"fetching {source.repo}@{commit[:12]}", 0, 0)
+        keep_only(folder, wanted_files(names))
         snapshot_download(source.repo, revision=commit, local_dir=folder, allow_patterns=wanted_files(names), max_workers=4)
     except SymposiaError:
         raise
@@ -184,6 +185,14 @@ def wanted_files(names: Sequence[str]) -> list[str]:
     patterns = _HUB_FILES if any(n.endswith(".safetensors") and "/" not in n for n in names) else (*_HUB_FILES, *_PICKLED)
     # fnmatch's star takes slashes too: a path matches a pattern of as many parts
     return [n for n in names if any(n.count("/") == p.count("/") and fnmatchcase(n, p) for p in patterns)]
+
+
+def keep_only(folder: Path, names: Sequence[str]) -> None:
+    """Remove what an earlier fetch has left of files that are not of this one; the hub's client keeps its own notes in .cache."""
+    for path in [p for p in folder.rglob("*") if p.is_file()]:
+        name = path.relative_to(folder).as_posix()
+        if name not in names and not name.startswith(".cache/"):
+            path.unlink()
 
 
 def fetch_vocabulary(source: HubSource, folder: Path, *, progress: Progress) -> None:
