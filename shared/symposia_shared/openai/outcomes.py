@@ -7,7 +7,7 @@ from typing import Any
 
 from symposia_shared.errors import SymposiaError
 from symposia_shared.openai.collaborations import Asked, collaboration_body
-from symposia_shared.openai.replies import answer_body, fault_of
+from symposia_shared.openai.replies import answer_body, fault_of, reused_in
 from symposia_shared.openai.requests import Request
 from symposia_shared.results import Result
 from symposia_shared.turns import Abstention
@@ -34,4 +34,4 @@ def body_of(asked: Request | Asked, results: Sequence[Result], *, id: str, creat
     completions = [r.completion for r in results if r.completion is not None]
     body = answer_body(asked, completions, id=id, created=created)
     ids = [r.job_id for r in results]
-    return {**body, "symposia": {"job_id": ids[0], "job_ids": ids}}
+    return {**body, "symposia": {"job_id": ids[0], "job_ids": ids, **reused_in(completions)}}

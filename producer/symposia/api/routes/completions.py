@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
@@ -14,8 +13,8 @@ from symposia.api.naming import read
 from symposia.api.streaming import stream_prompts, stream_team
 from symposia.api.tenancy import once_in, told_again
 from symposia_shared.openai.chunks import Chunks
-from symposia_shared.openai.collaborations import Asked, collaboration_body
-from symposia_shared.openai.replies import answer_body, reused_in
+from symposia_shared.openai.collaborations import Asked
+from symposia_shared.openai.outcomes import body_of
 
 
 async def chat(request: Request) -> Response:
@@ -43,13 +42,9 @@ async def _complete(request: Request, endpoint: str) -> Response:
         return await stream_prompts(desk, key, asked, chunks, request=request, once=once, webhook=webhook)
     jobs = [asked.job] if isinstance(asked, Asked) else asked.jobs
     submitted = await desk.ask(key, jobs, desk.new_ids(len(jobs)), once=once, request=request, webhook=webhook)
-    ids, chunks = [h.job_id for h in submitted.handles], told_again(chunks, submitted.before)
+    chunks = told_again(chunks, submitted.before)
     results = await desk.answers(submitted.handles, request, keep=once is not None)
-    if isinstance(asked, Asked):
-        return JSONResponse(collaboration_body(wanted, results[0], id=chunks.id, created=chunks.created))
-    completions = [r.completion for r in results if r.completion is not None]
-    told: dict[str, Any] = answer_body(wanted, completions, id=chunks.id, created=chunks.created)
-    return JSONResponse({**told, "symposia": {"job_id": ids[0], "job_ids": ids, **reused_in(completions)}})
+    return JSONResponse(body_of(asked, results, id=chunks.id, created=chunks.created))
 
 
 router = APIRouter()

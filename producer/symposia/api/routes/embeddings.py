@@ -13,7 +13,7 @@ from symposia.api.naming import read
 from symposia.api.tenancy import once_in, told_again
 from symposia_shared.openai.chunks import Chunks
 from symposia_shared.openai.collaborations import Asked
-from symposia_shared.openai.replies import answer_body, reused_in
+from symposia_shared.openai.outcomes import body_of
 
 
 async def embed(request: Request) -> Response:
@@ -25,11 +25,9 @@ async def embed(request: Request) -> Response:
     chunks = Chunks(asked, request.scope["request_id"].removeprefix("req_"), int(time.time()))
     once = once_in(request, key, "/v1/embeddings", body, id=chunks.id, created=chunks.created)
     submitted = await desk.ask(key, asked.jobs, desk.new_ids(1), once=once, request=request)
-    (result,) = await desk.answers(submitted.handles, request, keep=once is not None)
-    completions = [result.completion] if result.completion is not None else []
-    ids, chunks = [h.job_id for h in submitted.handles], told_again(chunks, submitted.before)
-    answer = answer_body(asked, completions, id=chunks.id, created=chunks.created)
-    return JSONResponse({**answer, "symposia": {"job_id": ids[0], "job_ids": ids, **reused_in(completions)}})
+    results = await desk.answers(submitted.handles, request, keep=once is not None)
+    chunks = told_again(chunks, submitted.before)
+    return JSONResponse(body_of(asked, results, id=chunks.id, created=chunks.created))
 
 
 router = APIRouter()
