@@ -117,7 +117,7 @@ def measure(folder: Path, given: argparse.Namespace) -> str:
                    stdout=subprocess.DEVNULL, env=environ({}))
     client = Client(settings=load(folder))
     try:
-        weights = stored(folder / "made", ModelStore(Store(client.settings.s3)), given.registered, distinct=given.distinct, size=SIZE)
+        weights = stored(folder / "made", ModelStore(Store(client.settings.s3)), given.registered, distinct=given.distinct, size={**SIZE, "hidden_size": given.width, "intermediate_size": 4 * given.width})
         print(f"{given.registered} checkpoints are stored", file=sys.stderr, flush=True)
         one = max(weights.values())
         # the budget is for what a resident takes, its cache of 256 tokens included, and a tenth is kept for caches to grow in
@@ -162,6 +162,7 @@ def main() -> None:
     parser.add_argument("--resident", type=int, default=128, help="how many the budget holds")
     parser.add_argument("--beside", type=float, default=1.05, help="what a resident takes, × its weights")
     parser.add_argument("--distinct", type=int, default=32, help="different weights among them")
+    parser.add_argument("--width", type=int, default=SIZE["hidden_size"], help="of the checkpoints' states: their weights grow by its square")
     parser.add_argument("--jobs", type=int, default=2000)
     parser.add_argument("--over", type=float, default=120.0, help="seconds over which they arrive")
     parser.add_argument("--tokens", type=int, default=4)

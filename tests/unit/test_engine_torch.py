@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import gc
 import json
 import shutil
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -422,3 +424,21 @@ def test_groups_of_prompts_are_not_read_beyond_their_number(endless: Path) -> No
         assert len(asked.batch.prefills) <= batch_module.MAX_PREFILLS
     asked.finish()
     assert sum(isinstance(e, Done) for e in asked.events) == 16
+
+
+def test_checkpoints_with_one_tokenizer_hold_it_once_and_others_their_own(tmp_path: Path) -> None:
+    one, two = (tiny_checkpoint(tmp_path / name, "llama", seed=seed) for name, seed in (("one", 1), ("two", 2)))
+    other = tiny_checkpoint(tmp_path / "other", "llama")
+    stated = json.loads((other / "tokenizer_config.json").read_text())
+    (other / "tokenizer_config.json").write_text(json.dumps({**stated, "model_max_length": 77}))
+    engine = TorchEngine("cpu", ROOMY)
+    for folder in (one, two, other):
+        engine.load(Load(checkpoint=folder.name, folder=str(folder)))
+    held = {name: r.model.renderer.tokenizer for name, r in engine._residents.items()}
+    assert held["one"] is held["two"]
+    assert held["other"] is not held["one"]
+    # and no longer than it is used
+    gone = weakref.ref(held.pop("other"))
+    engine.unload("other")
+    gc.collect()
+    assert gone() is None

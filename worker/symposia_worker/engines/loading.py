@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import hashlib
 import sys
+import weakref
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,11 @@ from symposia_worker.families.kinds import Kind, context_of, kind_of
 from symposia_worker.families.pooling import Pooling, pooling_of
 
 _CLASSES: dict[Kind, Any] = {"generate": AutoModelForCausalLM, "embed": AutoModel, "seq2seq": AutoModelForSeq2SeqLM}
+#: what a tokenizer is read from
+_TOKENIZER_FILES = ("config.json", "tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "chat_template*", "*.model",
+                    "*.tiktoken", "additional_chat_templates/*")
+#: those in use, by what they were read from: one of 150,000 tokens takes tens of megabytes, and a dozen checkpoints may have the same
+_tokenizers: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
 #: layers whose state is not keys and values by token
 _STATEFUL_LAYERS = ("linear_attention", "mamba", "recurrent", "conv", "hybrid")
 
@@ -133,7 +140,23 @@ def _growth(config: Any, dtype: Dtype) -> float:
 
 
 def load_tokenizer(checkpoint: str, folder: Path) -> Any:
-    """A checkpoint's tokenizer. Raises BadInput where none can be read without running code."""
+    """A checkpoint's tokenizer, one object for all whose files are the same. Raises BadInput where none can be read without running code."""
+    digest = _digest_of_tokenizer(folder)
+    found = _tokenizers.get(digest)
+    if found is None:
+        found = _tokenizers[digest] = _read_tokenizer(checkpoint, folder)
+    return found
+
+
+def _digest_of_tokenizer(folder: Path) -> str:
+    """Of what transformers chooses and fills a tokenizer by: its files, and the architecture they lie beside."""
+    digest = hashlib.sha256()
+    for path in sorted({p for pattern in _TOKENIZER_FILES for p in folder.glob(pattern) if p.is_file()}):
+        digest.update(f"{path.name} {path.stat().st_size} ".encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def _read_tokenizer(checkpoint: str, folder: Path) -> Any:
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # transformers raises whatever a tokenizer's files make it trip over
