@@ -117,7 +117,8 @@ def measure(folder: Path, given: argparse.Namespace) -> str:
                    stdout=subprocess.DEVNULL, env=environ({}))
     client = Client(settings=load(folder))
     try:
-        weights = stored(folder / "made", ModelStore(Store(client.settings.s3)), given.registered, distinct=given.distinct, size={**SIZE, "hidden_size": given.width, "intermediate_size": 4 * given.width})
+        size = {**SIZE, "hidden_size": given.width, "intermediate_size": 4 * given.width}
+        weights = stored(folder / "made", ModelStore(Store(client.settings.s3)), given.registered, distinct=given.distinct, size=size)
         print(f"{given.registered} checkpoints are stored", file=sys.stderr, flush=True)
         one = max(weights.values())
         # the budget is for what a resident takes, its cache of 256 tokens included, and a tenth is kept for caches to grow in
