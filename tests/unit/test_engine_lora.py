@@ -13,8 +13,10 @@ from adapters import tiny_adapter, with_peft
 from asking import ROOMY, one_by_one
 from symposia_shared.errors import BadInput, Damaged, Unavailable
 from symposia_shared.prompts import Sampling, user
+from symposia_worker.engines.batch import Batch
 from symposia_worker.engines.lora import Adaptable
 from symposia_worker.engines.protocol import Base, Done, Event, Failed, Generate, Load, encode, read_command
+from symposia_worker.engines.recorded import Recorded
 from symposia_worker.engines.torch import TorchEngine
 from symposia_worker.families.adapters import read_adapter
 from tiny import tiny_checkpoint
@@ -76,6 +78,24 @@ def test_a_base_and_two_adapters_asked_at_once_each_answer_as_peft_does(base: Pa
             assert got[f"{name}{n}"] == with_peft(base, folder, prompt, 8 + 5 * n)
             assert got[f"{name}{n}"] == with_peft(base, folder, prompt, 8 + 5 * n, merged=True)
     assert len({got[f"{name}1"] for name in ("tiny", "one", "two")}) == 3
+
+
+def test_the_step_that_a_gpu_records_is_each_adapters_own(base: Path, pair: tuple[Path, Path]) -> None:
+    # Given a base and two adapters, whose decode steps are recorded as on a GPU
+    engine = Engine(base)
+    engine.engine.load(Load(checkpoint="tiny", folder=str(base)))
+    for name, folder in zip(("one", "two"), pair, strict=True):
+        engine.load(name, folder)
+    for resident in engine.engine._residents.values():
+        batch = resident.batch
+        assert isinstance(batch, Batch)
+        batch._recorded = Recorded(batch._forward, batch.slots, record=lambda step: step)
+    for name in ("tiny", "one", "two"):
+        engine.ask(name, name, PROMPTS[1], 20)
+    got = engine.finish()
+    assert got["tiny"] == one_by_one(base, PROMPTS[1], 20)
+    for name, folder in zip(("one", "two"), pair, strict=True):
+        assert got[name] == with_peft(base, folder, PROMPTS[1], 20)
 
 
 @pytest.mark.parametrize("architecture", sorted(set(TARGETS) - {"llama"}))

@@ -68,6 +68,11 @@ class Adapted:
         self.forward = network.forward
 
     @property
+    def config(self) -> Any:
+        """The base's."""
+        return self.network.config
+
+    @property
     def device(self) -> torch.device:
         """The base's."""
         device: torch.device = self.network.device
