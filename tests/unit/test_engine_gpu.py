@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from adapters import tiny_adapter
 from symposia_shared.prompts import Sampling, user
 from symposia_shared.turns import Completion
 from symposia_worker.engines.batch import Batch
-from symposia_worker.engines.protocol import Done, Event, Failed, Generate, Load
+from symposia_worker.engines.protocol import Base, Done, Event, Failed, Generate, Load
 from symposia_worker.engines.recorded import StepGraph
 from symposia_worker.engines.torch import TorchEngine
 from tiny import ARCHITECTURES, tiny_checkpoint
@@ -127,3 +128,15 @@ def test_what_left_a_cuda_device_comes_back_from_host_memory_and_says_the_same(t
     assert {e.id: said(e.completion) for e in ran(engine, ["tiny"]) if isinstance(e, Done)} == said_first
     assert second.bytes == first.bytes
     engine.unload("tiny")
+
+
+def test_an_adapter_on_a_cuda_device_says_what_it_says_on_the_cpu(tmp_path: Path) -> None:
+    base = tiny_checkpoint(tmp_path / "llama", "llama")
+    adapter = tiny_adapter(tmp_path / "adapter", base, name="tiny", targets=("q_proj", "down_proj"))
+    said_on = {}
+    for device in (CUDA, "cpu"):
+        engine = TorchEngine(device, 1 << 30)
+        engine.load(Load(checkpoint="tiny", folder=str(base)))
+        engine.load(Load(checkpoint="adapted", folder=str(adapter), base=Base(checkpoint="tiny", folder=str(base))))
+        said_on[device] = {e.id: said(e.completion) for e in ran(engine, ["tiny", "adapted"], tokens=60) if isinstance(e, Done)}
+    assert said_on[CUDA] == said_on["cpu"]
