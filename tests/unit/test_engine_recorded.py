@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from transformers import AutoConfig
 
 from asking import Asked, one_by_one
+from symposia_shared.errors import Damaged
+from symposia_worker.engines import torch as engine_module
+from symposia_worker.engines.attention import NAME
 from symposia_worker.engines.batch import Batch
 from symposia_worker.engines.recorded import Recorded, window_of
 from symposia_worker.engines.torch import TorchEngine
@@ -99,3 +104,22 @@ def test_a_recording_is_given_back_with_the_slots(folders: dict[str, Path]) -> N
     assert recorded._graph is not None
     asked.finish()
     assert recorded._graph is None
+
+
+def test_a_gpus_checkpoint_that_fails_its_test_with_our_attention_is_tried_with_transformers_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = SimpleNamespace(_attn_implementation=NAME)
+    network = SimpleNamespace(device=SimpleNamespace(type="cuda"), config=config,
+                              set_attn_implementation=lambda name: setattr(config, "_attn_implementation", name))
+
+    def self_test(model: Any) -> int:
+        if model.network.config._attn_implementation == NAME:
+            raise Damaged("another token")
+        return 77
+
+    monkeypatch.setattr(engine_module, "self_test", self_test)
+    model: Any = SimpleNamespace(network=network)
+    assert engine_module._tested(model) == 77
+    # on a CPU, or where it fails with that, too, it is refused
+    network.device.type, config._attn_implementation = "cpu", NAME
+    with pytest.raises(Damaged):
+        engine_module._tested(model)
