@@ -1,8 +1,18 @@
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterator
 
 import pytest
+
+# Tests start hundreds of processes of ours, and xdist's workers read all tests: where Python is told to keep no bytecode, each would compile all anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+# Several processes of tests share few cores: a library that counts all of them as its own, and spins while it waits, takes them from the others.
+# It is read when torch is loaded; engine processes are given threads of their own.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import warm
+
 from symposia import Client
 from symposia.cli.info import running
 from symposia_shared.settings import load
@@ -36,8 +38,7 @@ class Stack:
 
     def run(self, *args: str, expect: int | None = 0, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
         """One command on this stack."""
-        ran = subprocess.run([*SYMPOSIA, *args, "--dir", str(self.folder)], capture_output=True, text=True, env=clean_environ(), input=stdin,
-                             timeout=120, check=False)
+        ran = warm.run([*args, "--dir", str(self.folder)], clean_environ(), stdin=stdin, timeout_s=120)
         assert expect is None or ran.returncode == expect, f"{args} → {ran.returncode}\n{ran.stdout}\n{ran.stderr}"
         return ran
 

@@ -76,9 +76,10 @@ def test_a_coordinator_that_was_away_for_an_hour_catches_up(tmp_path: Path) -> N
         assert stack.pid("coordinator") != coordinator
 
 
-@pytest.fixture
-def clock(tmp_path: Path) -> Iterator[tuple[Stack, Path]]:
-    """A stack on a broker whose clock is what it is, and as many seconds more as a file says."""
+@pytest.fixture(scope="module")
+def clock(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Stack, Path]]:
+    """A stack on a broker whose clock is what it is, and as many seconds more as a file says; each test leaves both as they were."""
+    tmp_path = tmp_path_factory.mktemp("clock")
     if (gcc := shutil.which("gcc")) is None:
         pytest.skip("no C compiler (gcc) to make the shim with")
     shim, shift, port, password = tmp_path / "clockshift.so", tmp_path / "shift", _free_port(), secrets.token_hex(8)
@@ -123,10 +124,11 @@ def _free_port() -> int:
 def test_a_clock_of_redis_that_is_set_by_half_an_hour_loses_no_lease_and_repeats_no_call(clock: tuple[Stack, Path], seconds: int) -> None:
     # Given jobs in flight, with an hour's time
     stack, shift = clock
+    zero = stack.settled_stats()
     before = stack.client.ledger.now_s() - time.time()
     handles = [stack.client.submit(Inference(model="test/slow:6000", prompt=str(n))) for n in range(4)]
     team = stack.client.submit(Ensemble(prompt="?", answer_kind="text", early_stop=False, members=[Member(model="test/slow:6000")] * 3))
-    wait_for(lambda: stack.stats()["calls_started"] == 7)
+    wait_for(lambda: stack.stats()["calls_started"] - zero["calls_started"] == 7)
     # When the clock is set
     shift.write_text(str(seconds))
     wait_for(lambda: abs(stack.client.ledger.now_s() - time.time() - before - seconds) < 5)  # the shim looks at the file now and then
@@ -135,7 +137,7 @@ def test_a_clock_of_redis_that_is_set_by_half_an_hour_loses_no_lease_and_repeats
     assert stack.client.ask("after", model="test/echo", timeout=60) == "after"
     shift.write_text("0")
     assert stack.client.ask("and back", model="test/echo", timeout=60) == "and back"
-    counted = stack.settled_stats()
+    counted = stack.since_of(zero)
     assert (counted["calls_repeated"], counted["in_flight_at_kills"], counted["jobs_failed"]) == (0, 0, 0)
     # And a pool that dies then is still found out
     handle = stack.client.submit(Inference(model="test/slow:4000", prompt="?"))

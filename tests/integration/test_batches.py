@@ -160,7 +160,7 @@ def test_cancel_stops_what_runs_within_a_second_and_keeps_what_has_ended(client:
 
 
 def test_an_expired_batch_keeps_what_has_ended_and_can_be_gone_on_with(client: OpenAI, stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
-    lines = [line("quick"), line("slow", model="test/slow:15000"), line("bad", model="nobody")]
+    lines = [line("quick"), line("slow", model="test/slow:8000"), line("bad", model="nobody")]
     file = client.files.create(file=input_of(*lines), purpose="batch")
     monkeypatch.setattr("symposia_shared.batches.windows.SHORTEST_S", 1)
     zero = stack.stats()

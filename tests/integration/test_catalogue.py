@@ -23,12 +23,11 @@ from symposia_worker.engines.loading import load_model
 from symposia_worker.engines.protocol import Done, Generate, Load
 from symposia_worker.engines.seq2seq import Seq2SeqLane
 from symposia_worker.engines.torch import TorchEngine
-from symposia_worker.families import convert as conversion
-from symposia_worker.families import probe as probing
 from symposia_worker.models import ingest, trial
 from symposia_worker.models.cache import ModelCache
 from symposia_worker.models.manifest import Manifest
 from symposia_worker.models.store import ModelStore
+from trials import tried_here
 
 PROMPTS = ("def add(a", "The quick brown fox jumps over the lazy dog. Debate, then vote.", "What?", "class Stack:\n        def push(self")
 #: these are tried by a process of their own, as all are outside tests; importing torch for each of the eighteen would take minutes
@@ -87,8 +86,7 @@ def stored(request: pytest.FixtureRequest, models: ModelStore, shelf: dict[str, 
     checkpoint: TinyCheckpoint = request.param
     if checkpoint.slug not in shelf:
         if checkpoint.slug not in IN_A_PROCESS:
-            monkeypatch.setattr(trial, "probe", lambda folder, name, **how: found(probing.probe(folder, **how)))
-            monkeypatch.setattr(trial, "convert", lambda folder, into, name, **how: found(conversion.convert(folder, into, **how)))
+            tried_here(monkeypatch)
         # the catalogue knows which of them have a template that a base model should not have
         if "instruct" not in checkpoint.capabilities:
             right = ingest.reasons_to_convert
@@ -100,10 +98,6 @@ def stored(request: pytest.FixtureRequest, models: ModelStore, shelf: dict[str, 
         manifest = ingest.add_folder(models, root / "published", f"tiny/{checkpoint.slug}", untrained=True)
         shelf[checkpoint.slug] = Stored(checkpoint, manifest, ModelCache(root / "cache").fetch(models, manifest.id), model)
     return shelf[checkpoint.slug]
-
-
-def found(loaded: Any) -> trial.Found:
-    return trial.Found.parse({name: getattr(loaded, name) for name in trial.Found.model_fields})
 
 
 class Asked:

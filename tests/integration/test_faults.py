@@ -18,7 +18,7 @@ from symposia import BrokerUnavailable, Ensemble, Inference, Member, Result, Sto
 @pytest.fixture(scope="module")
 def broken(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """A stack that the tests of this file break, one after the other; each leaves it working."""
-    with running_stack(tmp_path_factory.mktemp("broken"), "--test-models", "--no-flower") as running:
+    with running_stack(tmp_path_factory.mktemp("broken"), "--test-models", "--no-flower", "--no-api") as running:
         yield running
 
 
@@ -169,17 +169,17 @@ def test_an_s3_that_is_away_refuses_a_long_prompt_and_records_nothing(own_stack:
 
 
 def test_after_a_second_up_the_old_jobs_are_found(tmp_path: Path) -> None:
-    with running_stack(tmp_path, "--test-models", "--no-flower") as first:
+    with running_stack(tmp_path, "--test-models", "--no-flower", "--no-api") as first:
         done = first.client.submit(Inference(model="test/echo", prompt="kept")).result(30)
         waiting = first.client.submit(Inference(model="test/slow:8000", prompt="?"))
         wait_for(lambda: waiting.status().state == "running")
-    with running_stack(tmp_path, "--test-models", "--no-flower") as second:
+    with running_stack(tmp_path, "--test-models", "--no-flower", "--no-api") as second:
         assert second.client.handle(done.job_id).result(10).answer == "kept"
         whole(second, second.client.handle(waiting.job_id).wait(60))
 
 
 def test_with_the_sweeper_paused_chords_finish_healthy_rounds(tmp_path: Path) -> None:
-    with running_stack(tmp_path, "--test-models", "--no-flower", SYMPOSIA_WATCH="off") as stack:
+    with running_stack(tmp_path, "--test-models", "--no-flower", "--no-api", SYMPOSIA_WATCH="off") as stack:
         found = [stack.client.submit(slow_ensemble(200)).result(30) for _ in range(3)]
         assert [f.rounds[0].closed_by for f in found] == ["all"] * 3
 

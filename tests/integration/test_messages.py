@@ -25,7 +25,7 @@ PROMPTS, ROUNDS = 30, 4
 @pytest.fixture(scope="module")
 def tried(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """A stack whose messages are meddled with; each test leaves it working."""
-    with running_stack(tmp_path_factory.mktemp("messages"), "--test-models", "--no-flower") as running:
+    with running_stack(tmp_path_factory.mktemp("messages"), "--test-models", "--no-flower", "--no-api") as running:
         yield running
 
 

@@ -14,7 +14,9 @@ from typer.testing import CliRunner
 pytest.importorskip("peft")
 
 from adapters import tiny_adapter, with_peft
+from checkpoints import facts
 from s3 import running_s3
+from symposia_shared.catalogue import AdapterOf
 from symposia_shared.errors import BadInput, SymposiaError
 from symposia_shared.prompts import Sampling, user
 from symposia_shared.settings import S3Settings
@@ -25,9 +27,11 @@ from symposia_worker.engines.client import EngineProcess
 from symposia_worker.models import forms, ingest
 from symposia_worker.models.adapters import base_of
 from symposia_worker.models.cache import ModelCache
+from symposia_worker.models.manifest import Manifest
 from symposia_worker.models.seats import EngineSeat, seat_of
 from symposia_worker.models.store import ModelStore
 from tiny import tiny_checkpoint
+from trials import tried_here
 
 TARGETS = ("q_proj", "v_proj", "down_proj")
 
@@ -52,7 +56,9 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def base(tmp_path_factory: pytest.TempPathFactory, models: ModelStore, cache: Path) -> Path:
     """Stored as ``lab/tiny``."""
     folder = tiny_checkpoint(tmp_path_factory.mktemp("tiny") / "llama", "llama")
-    ingest.add_folder(models, folder, "lab/tiny", cache=cache, untrained=True)
+    with pytest.MonkeyPatch.context() as patch:
+        tried_here(patch)
+        ingest.add_folder(models, folder, "lab/tiny", cache=cache, untrained=True)
     return folder
 
 
@@ -76,6 +82,12 @@ def stored(environment: dict[str, str], adapter: Path) -> dict[str, object]:
     assert done.exit_code == 0, (done.output, done.exception)
     told: dict[str, object] = json.loads(re.findall(r"^\{.*\}$", done.stdout, re.MULTILINE)[-1])
     return told
+
+
+def put(models: ModelStore, folder: Path, name: str, *, over: str = "") -> Manifest:
+    """Stored without a trial of its own: a process that loads torch is for the tests that are about what it finds."""
+    of = AdapterOf(id=over, revision=models.require(over).revision) if over else None
+    return models.push(folder, name, facts=facts(context=256, adapter_of=of))
 
 
 def test_a_pushed_adapter_names_its_base_and_the_bases_revision(models: ModelStore, stored: dict[str, object]) -> None:
@@ -109,12 +121,15 @@ def test_a_stored_adapter_is_served_by_torch_over_its_base_as_peft_would(models:
     assert (reply.text, reply.usage.completion_tokens) == with_peft(base, adapter, "def add(a", 12)
 
 
-def test_an_adapter_whose_base_is_not_stored_or_does_not_fit_is_refused(models: ModelStore, base: Path, adapter: Path, cache: Path, tmp_path: Path) -> None:
+def test_an_adapter_whose_base_is_not_stored_or_does_not_fit_is_refused(models: ModelStore, base: Path, adapter: Path, cache: Path, tmp_path: Path,
+                                                                       monkeypatch: pytest.MonkeyPatch) -> None:
     stranger = tiny_adapter(tmp_path / "stranger", base, name="lab/nowhere", targets=TARGETS)
     with pytest.raises(BadInput, match="'lab/nowhere' is not in the model store"):
         ingest.add_folder(models, stranger, "lab/two", cache=cache, untrained=True)
-    assert ingest.add_folder(models, stranger, "lab/two", cache=cache, untrained=True, base="lab/tiny").facts.adapter_of
-    ingest.add_folder(models, tiny_checkpoint(tmp_path / "wide", "llama", hidden_size=64), "lab/wide", cache=cache, untrained=True)
+    with monkeypatch.context() as patch:
+        tried_here(patch)
+        assert ingest.add_folder(models, stranger, "lab/two", cache=cache, untrained=True, base="lab/tiny").facts.adapter_of
+    put(models, tiny_checkpoint(tmp_path / "wide", "llama", hidden_size=64), "lab/wide")
     with pytest.raises(BadInput, match="matrices for"):
         ingest.add_folder(models, adapter, "lab/three", cache=cache, untrained=True, base="lab/wide")
     with pytest.raises(BadInput, match="no base for adapters"):
@@ -124,18 +139,18 @@ def test_an_adapter_whose_base_is_not_stored_or_does_not_fit_is_refused(models: 
 
 
 def test_an_adapter_is_refused_once_its_base_is_another(models: ModelStore, base: Path, adapter: Path, cache: Path, tmp_path: Path) -> None:
-    ingest.add_folder(models, tiny_checkpoint(tmp_path / "old", "llama", seed=5), "lab/moving", cache=cache, untrained=True)
-    manifest = ingest.add_folder(models, adapter, "lab/follows", cache=cache, untrained=True, base="lab/moving")
-    ingest.add_folder(models, tiny_checkpoint(tmp_path / "new", "llama", seed=6), "lab/moving", cache=cache, untrained=True)
+    put(models, tiny_checkpoint(tmp_path / "old", "llama", seed=5), "lab/moving")
+    manifest = put(models, adapter, "lab/follows", over="lab/moving")
+    put(models, tiny_checkpoint(tmp_path / "new", "llama", seed=6), "lab/moving")
     with pytest.raises(SymposiaError, match="was made for the revision"):
         base_of(models, manifest, ModelCache(cache / "models"))
 
 
-def test_a_base_is_not_removed_before_its_adapters_which_are_named(models: ModelStore, environment: dict[str, str], adapter: Path, cache: Path,
+def test_a_base_is_not_removed_before_its_adapters_which_are_named(models: ModelStore, environment: dict[str, str], adapter: Path,
                                                                    tmp_path: Path) -> None:
-    ingest.add_folder(models, tiny_checkpoint(tmp_path / "under", "llama", seed=7), "lab/under", cache=cache, untrained=True)
+    put(models, tiny_checkpoint(tmp_path / "under", "llama", seed=7), "lab/under")
     for name in ("lab/first", "lab/second"):
-        ingest.add_folder(models, adapter, name, cache=cache, untrained=True, base="lab/under")
+        put(models, adapter, name, over="lab/under")
     refused = CliRunner().invoke(command, ["rm", "lab/under"], env=environment)
     assert isinstance(refused.exception, BadInput)
     assert "lab/first, lab/second" in str(refused.exception)

@@ -295,7 +295,7 @@ def test_a_wish_that_ends_meanwhile_ends_the_download(models: ModelStore, cache:
 def test_a_prefetch_that_was_killed_is_taken_up_by_the_next_process(models: ModelStore, s3: S3Settings, cache: ModelCache, tmp_path: Path,
                                                                     monkeypatch: pytest.MonkeyPatch) -> None:
     # Given the process that fetches for a pool, killed as soon as something is on the disk
-    pushed(models, tmp_path, "a", elements=40_000_000)
+    pushed(models, tmp_path, "a", elements=12_000_000)
     cache.wishes.add(["a"])
     environ = {**os.environ, **settings_of(s3, tmp_path).environ()}
     child = subprocess.Popen([sys.executable, "-m", "symposia_worker.models.prefetching", str(cache.folder.parent)], env=environ)

@@ -29,6 +29,7 @@ from symposia_worker.commands.models import command
 from symposia_worker.models import ingest, sources, trial
 from symposia_worker.models.cache import ModelCache
 from symposia_worker.models.store import ModelStore, silent
+from trials import tried_here
 
 
 @pytest.fixture(scope="module")
@@ -317,6 +318,7 @@ def test_a_pull_from_the_hub_ends_in_the_store(models: ModelStore, encoder: Path
         shutil.copytree(encoder, folder, dirs_exist_ok=True)
         return source.model_copy(update={"revision": Hub.commit})
 
+    tried_here(monkeypatch)
     monkeypatch.setattr(sources, "fetch_hub", fetch)
     manifest = ingest.pull(models, "lab/encoder", cache=tmp_path / "cache")
     assert manifest.facts.source == f"hf:lab/encoder@{Hub.commit}"
@@ -340,6 +342,7 @@ def test_a_checkpoint_that_needs_another_repositorys_vocabulary_is_pulled_by_its
     from catalogue_tiny import EIGHTEEN
     from symposia_shared import catalogue
 
+    tried_here(monkeypatch)
     # Given a miniature of CodeGen2.5 as its repository has it, and GPT-2's vocabulary in another
     (tiny,) = [c for c in EIGHTEEN if c.stands_for.startswith("Salesforce/codegen25")]
     tiny.make(tmp_path / "published")
@@ -378,7 +381,8 @@ def test_a_licence_that_is_not_for_commerce_must_be_accepted_for_a_folder_as_wel
         ingest.add_folder(models, encoder, "incoder-1b", terms=ingest.Terms(non_commercial=True))
 
 
-def test_a_folder_that_is_another_model_than_the_catalogue_says_is_refused(models: ModelStore, encoder: Path) -> None:
+def test_a_folder_that_is_another_model_than_the_catalogue_says_is_refused(models: ModelStore, encoder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried_here(monkeypatch)
     with pytest.raises(BadInput, match="of the type roberta with a context of 128; the catalogue says xglm"):
         ingest.add_folder(models, encoder, "incoder-1b", terms=ingest.Terms(accepted=True, non_commercial=True))
     assert models.manifest("facebook/incoder-1B") is None
@@ -397,7 +401,9 @@ def cli(s3: S3Settings, models: ModelStore, tmp_path: Path, monkeypatch: pytest.
     return CliRunner()
 
 
-def test_the_commands_tell_the_life_of_a_checkpoint(cli: CliRunner, encoder: Path, models: ModelStore) -> None:
+def test_the_commands_tell_the_life_of_a_checkpoint(cli: CliRunner, encoder: Path, models: ModelStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried_here(monkeypatch)
+
     def ran(*words: str) -> Any:
         done = cli.invoke(command, [*words], catch_exceptions=False)
         assert done.exit_code == 0, done.output

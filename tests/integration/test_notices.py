@@ -28,7 +28,7 @@ from symposia_shared.settings import RetentionSettings
 
 @pytest.fixture(scope="module")
 def told_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    with running_stack(tmp_path_factory.mktemp("told"), "--test-models", SYMPOSIA_WEBHOOKS__ALLOW="127.0.0.0/8") as stack:
+    with running_stack(tmp_path_factory.mktemp("told"), "--test-models", "--no-flower", SYMPOSIA_WEBHOOKS__ALLOW="127.0.0.0/8") as stack:
         webhooks = stack.client.settings.webhooks.model_copy(update={"allow": "127.0.0.0/8"})
         stack.client = Client(settings=stack.client.settings.model_copy(update={"webhooks": webhooks}))
         yield stack

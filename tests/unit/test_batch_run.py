@@ -348,7 +348,7 @@ def test_bad_input_of_the_output_names_the_line(tmp_path: Path) -> None:
         output.resume(read_lines(source, options="o"))
 
 
-def test_a_folders_greedy_answers_are_those_of_one_by_one_generate(tmp_path: Path) -> None:
+def test_a_folders_greedy_answers_by_torch_are_those_of_one_by_one_generate(tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from tiny import tiny_checkpoint
@@ -356,7 +356,7 @@ def test_a_folders_greedy_answers_are_those_of_one_by_one_generate(tmp_path: Pat
     folder = tiny_checkpoint(tmp_path / "a tiny one", "llama")
     prompts = ["The quick brown fox", "def add(a, b):", "42"]
     source = wrote(tmp_path / "in.jsonl", *[{"custom_id": p, "url": "/v1/completions", "body": {"model": "x", "prompt": p, "temperature": 0}} for p in prompts])
-    ran(source, tmp_path / "out.jsonl", "--max-tokens", "12", "--threads", "1", model=str(folder))
+    ran(source, tmp_path / "out.jsonl", "--max-tokens", "12", "--threads", "1", "--engine", "torch", model=str(folder))
     tokenizer, network = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder)
     for prompt, answer in zip(prompts, answers(tmp_path / "out.jsonl"), strict=True):
         ids = tokenizer(prompt, return_tensors="pt")
