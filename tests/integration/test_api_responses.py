@@ -88,7 +88,7 @@ def test_the_stream_of_the_client_s_own_helper_ends_with_the_response(client: Op
 
 def test_a_background_response_is_polled_and_its_stream_resumed_anywhere(client: OpenAI, stack: Stack) -> None:
     made = client.responses.create(model="test/slow:1500", input="?", background=True)
-    assert made.status == "queued"
+    assert made.status in ("queued", "in_progress")  # as soon as a pool has claimed it
     live = told(client.responses.retrieve(made.id, stream=True))
     assert text_of(live) == "slow 1500"
     assert ended(client, made.id).output_text == "slow 1500"
