@@ -28,7 +28,7 @@ from symposia_worker.models.locks import locked, try_locked
 from symposia_worker.models.manifest import Manifest
 from symposia_worker.models.prefetching import Prefetcher, Watch
 from symposia_worker.models.store import ModelStore
-from symposia_worker.models.wishes import Wishes
+from symposia_worker.models.wishes import Wish, Wishes
 
 RANGE = 65_536
 
@@ -145,6 +145,21 @@ def test_a_wish_of_a_higher_priority_goes_first_and_the_other_goes_on_where_it_w
 
 
 # -- beside live loads
+
+
+def test_a_wish_that_ends_while_it_is_changed_does_not_come_back(tmp_path: Path) -> None:
+    wishes = Wishes(tmp_path)
+    wishes.add(["a"])
+    ending = threading.Thread(target=wishes.drop, args=("a",))
+
+    def changed(wish: Wish) -> Wish:
+        ending.start()
+        ending.join(0.3)
+        return wish.model_copy(update={"state": "here"})
+
+    wishes._change("a", changed)
+    ending.join()
+    assert wishes.all() == []
 
 
 def test_a_live_load_of_the_same_checkpoint_takes_over_where_the_prefetch_was(models: ModelStore, cache: ModelCache, tmp_path: Path,

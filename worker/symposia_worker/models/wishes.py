@@ -82,11 +82,14 @@ class Wishes:
 
     def drop(self, model: str) -> bool:
         """End the wish for ``model``; whether there was one."""
-        try:
-            self._path(model).unlink()
-        except FileNotFoundError:
+        if not self._path(model).exists():
             return False
-        return True
+        with locked(self.folder / ".lock"):  # else a change that has read it already would write it again
+            try:
+                self._path(model).unlink()
+            except FileNotFoundError:
+                return False
+            return True
 
     def fulfilled(self, model: str) -> None:
         """A live load has ``model``: it is kept because it is used, and no longer because it was wished for."""
