@@ -3,6 +3,7 @@ from __future__ import annotations
 import gc
 import json
 import shutil
+import sys
 import weakref
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from asking import ROOMY, Asked, one_by_one, plain
 from symposia_shared.errors import BadInput, Damaged, PromptTooLong, Unavailable
 from symposia_shared.prompts import Sampling, user
 from symposia_worker.engines import batch as batch_module
+from symposia_worker.engines.packed import PackedLinear
 from symposia_worker.engines.protocol import Delta, Done, Failed, First, Generate, Load
 from symposia_worker.engines.slots import Slots
 from symposia_worker.engines.torch import TorchEngine
@@ -442,3 +444,14 @@ def test_checkpoints_with_one_tokenizer_hold_it_once_and_others_their_own(tmp_pa
     engine.unload("other")
     gc.collect()
     assert gone() is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the process's mappings")
+def test_weights_that_were_packed_are_no_longer_mapped_from_their_file_as_well(tmp_path: Path) -> None:
+    folder = tiny_checkpoint(tmp_path / "large", "llama", hidden_size=384, intermediate_size=1024, num_hidden_layers=2, num_attention_heads=4)
+    asked = Asked(folder)
+    assert any(isinstance(m, PackedLinear) for m in asked.engine._residents["tiny"].model.network.modules())
+    assert str(folder) not in Path("/proc/self/maps").read_text()
+    asked.ask("a", "def add(a", max_tokens=8)
+    asked.finish()
+    assert asked.completion("a").text == one_by_one(folder, "def add(a", 8)[0]

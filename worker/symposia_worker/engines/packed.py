@@ -41,7 +41,7 @@ def pack(network: Any, *, room_bytes: float) -> int:
         return 0
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return 0
-    embedding, more = network.get_input_embeddings().weight, 0
+    embedding, more, packed = network.get_input_embeddings().weight, 0, False
     for parent in list(network.modules()):
         for name, linear in list(parent.named_children()):
             if type(linear) is not torch.nn.Linear or linear.weight.numel() < SMALLEST:
@@ -51,4 +51,9 @@ def pack(network: Any, *, room_bytes: float) -> int:
                     continue
                 more += linear.weight.nbytes
             setattr(parent, name, PackedLinear(linear))
+            packed = True
+    if packed:
+        # what is left is a view of the file's mapping, which would keep every page that packing has read
+        for parameter in network.parameters():
+            parameter.data = parameter.data.clone()
     return more
