@@ -30,7 +30,7 @@ def send_parts(store: Store, key: str, path: Path, *, metadata: Mapping[str, str
     def send(number: int) -> dict[str, Any]:
         body = _part(path, number)
         tag = there.get(number)
-        if tag != f'"{hashlib.md5(body, usedforsecurity=False).hexdigest()}"':
+        if tag is None or tag != f'"{hashlib.md5(body, usedforsecurity=False).hexdigest()}"':
             tag = store.client.upload_part(**where, UploadId=upload_id, PartNumber=number, Body=body)["ETag"]
         sent(len(body))
         return {"PartNumber": number, "ETag": tag}

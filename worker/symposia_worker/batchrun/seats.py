@@ -15,6 +15,7 @@ from symposia_worker.families.adapters import is_adapter, read_adapter
 from symposia_worker.families.forms import ALLOWED
 from symposia_worker.models import forms
 from symposia_worker.models.local import LocalCheckpoint, local_checkpoint
+from symposia_worker.models.seats import torch_mode
 from symposia_worker.models.store import Progress, silent
 
 EngineWish = Literal["auto", "torch", "openvino"]
@@ -44,15 +45,10 @@ def local_seat(found: LocalCheckpoint, *, device: str, engine: EngineWish, mode:
     """Where a checkpoint of this machine is served; its form for OpenVINO is made here, once per machine and content.
 
     ``auto`` takes openvino on a CPU where a form can be had, else torch, and notes why. On a CPU torch is exact; on a GPU its ``fast`` is bfloat16.
-    Raises BadInput where what is asked
-    for cannot be had, Unavailable or Damaged where the export failed.
+    Raises BadInput where what is asked for cannot be had, Unavailable or Damaged where the export failed.
     """
-    plain = BatchSeat(found.name, found.folder, device, "torch", "exact", found.fingerprint)
-    if mode == "fast" and device.startswith("cuda"):
-        plain = replace(plain, mode="fast", dtype="bfloat16")
-    if engine == "torch" and mode != plain.mode:
-        raise BadInput(f"the engine torch has the mode exact only on {device}.", field="mode", value=mode,
-                       remedy="Use --engine openvino, or --mode exact; on a GPU torch has both.")
+    had, dtype = torch_mode(mode, device, alone=engine == "torch")
+    plain = BatchSeat(found.name, found.folder, device, "torch", had, found.fingerprint, dtype=dtype)
     if found.folder is None:
         return replace(plain, engine="scripted")
     if is_adapter(found.folder):

@@ -13,6 +13,7 @@ import torch
 
 from symposia_worker.engines.attention import rows_of
 from symposia_worker.engines.forward import Forward
+from symposia_worker.engines.loading import message_of
 from symposia_worker.engines.prefill import LOOKED_AT, Line, Prefill, next_group
 from symposia_worker.engines.prefixes import Piece, Prefix, Prefixes
 from symposia_worker.engines.protocol import cause_of
@@ -152,7 +153,7 @@ class Batch:
         log.error("a forward pass of %d sequences failed", len(fell), exc_info=error)
         for s in fell:
             if not s.ended:
-                s.fail(cause, _refusal(s, error) if cause == "out_of_memory" else f"The forward pass failed: {_line(error)}.")
+                s.fail(cause, _refusal(s, error) if cause == "out_of_memory" else f"The forward pass failed: {message_of(error)}.")
         return fell
 
     def _put_back(self, s: Reading, error: BaseException) -> bool:
@@ -397,10 +398,5 @@ def _taken(s: Sequence, choice: Choice, now: float) -> bool:
 
 
 def _refusal(s: Reading, error: BaseException) -> str:
-    return (f"The device has no memory for {len(s.ids)} tokens of this sequence: {_line(error)}. "
+    return (f"The device has no memory for {len(s.ids)} tokens of this sequence: {message_of(error)}. "
             "Shorten the prompt, lower max_tokens, or give the device more memory.")
-
-
-def _line(error: BaseException) -> str:
-    text = " ".join(str(error).split()).rstrip(".")
-    return text if len(text) <= 300 else text[:297] + "..."

@@ -14,7 +14,7 @@ import torch
 from symposia_shared.errors import BadInput, Damaged, PromptTooLong
 from symposia_shared.turns import Completion, Timing, Usage
 from symposia_worker.engines.lane import Lane
-from symposia_worker.engines.loading import Model
+from symposia_worker.engines.loading import Model, message_of
 from symposia_worker.engines.protocol import Done, Event, Failed, Generate, cause_of
 from symposia_worker.engines.vectors import float32_digits
 from symposia_worker.families.pooling import text_ids
@@ -128,7 +128,7 @@ class EncoderLane(Lane):
         ids = list(dict.fromkeys(t.asked.id for t in batch))
         for request_id in ids:
             self.drop(request_id)
-        return [Failed(id=i, cause=cause, message=f"The forward pass failed: {_line(error)}.") for i in ids]
+        return [Failed(id=i, cause=cause, message=f"The forward pass failed: {message_of(error)}.") for i in ids]
 
     def _done(self, asked: _Asked) -> Event:
         del self._live[asked.id]
@@ -196,8 +196,3 @@ def _pooled(states: torch.Tensor, mask: torch.Tensor, how: str) -> torch.Tensor:
     if how == "max":
         return states.masked_fill(~kept, -math.inf).amax(1)
     return states.masked_fill(~kept, 0.0).sum(1) / kept.sum(1)
-
-
-def _line(error: BaseException) -> str:
-    text = " ".join(str(error).split()).rstrip(".")
-    return text if len(text) <= 300 else text[:297] + "..."

@@ -191,6 +191,15 @@ def _ids(given: Any) -> list[int]:
 
 
 def line_of(error: BaseException) -> str:
-    """An error in one line that a message has room for."""
-    text = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".")
-    return text if len(text) <= 240 else text[:237] + "..."
+    """An error with its type, in one line that a message has room for."""
+    return _cut(f"{type(error).__name__}: {error}", 240)
+
+
+def message_of(error: BaseException) -> str:
+    """What an error says, in one line that a message has room for."""
+    return _cut(str(error), 300)
+
+
+def _cut(text: str, most: int) -> str:
+    text = " ".join(text.split()).rstrip(".")
+    return text if len(text) <= most else text[:most - 3] + "..."

@@ -61,8 +61,8 @@ def stored_checkpoint(models: ModelStore, model: str, *, device: str, engine: En
     if manifest is None:
         raise UnknownModel(f"{model!r} is not in the model store.", field="model", value=model, remedy=f"Put it there: symposia models pull {model}")
     seat = seat_of(models, manifest, device=device, engine=engine, mode=mode)
-    if seat.engine == "torch" and seat.mode == "fast" and dtype == "float32":
-        dtype = "bfloat16"
+    if seat.engine == "torch" and dtype == "float32":
+        dtype = torch_mode(seat.mode, device)[1]
     if seat.stored == manifest.id:  # torch loads what it is told to, whatever is stored
         each, stored = (4 if dtype == "float32" else 2), _bytes_of(manifest, ".safetensors")
         size = stored if manifest.facts.adapter_of else max(each * manifest.facts.parameters, stored * each // 4)
@@ -75,6 +75,18 @@ def _bytes_of(manifest: Manifest, suffix: str) -> int:
     return sum(f.size for f in manifest.files if f.path.endswith(suffix))
 
 
+def torch_mode(mode: Mode, device: str, *, alone: bool = False) -> tuple[Mode, Dtype]:
+    """The mode that torch serves a device in where ``mode`` is wished, and what it computes in then: exact on a CPU, on a GPU also ``fast``.
+
+    ``alone``: no other engine may take its place. Raises BadInput where it has not the mode then.
+    """
+    had: Mode = mode if device.startswith("cuda") else "exact"
+    if alone and had != mode:
+        raise BadInput(f"the engine torch has the mode exact only on {device}.", field="mode", value=mode,
+                       remedy="Use --engine openvino, or --mode exact; on a GPU torch has both.")
+    return had, "bfloat16" if had == "fast" else "float32"
+
+
 def seat_of(models: ModelStore, manifest: Manifest, *, device: str, engine: EngineChoice, mode: Mode) -> EngineSeat:
     """Where ``manifest``'s checkpoint is served on ``device``. Raises BadInput where what is asked for cannot be had.
 
@@ -85,14 +97,11 @@ def seat_of(models: ModelStore, manifest: Manifest, *, device: str, engine: Engi
     if of is not None:
         raise BadInput(f"{manifest.id} is a form of {of.id}.", field="model", value=manifest.id,
                        remedy=f"Serve {of.id} with --engine openvino --mode {of.mode}.")
-    plain = EngineSeat("torch", mode if device.startswith("cuda") else "exact", manifest.id)
+    plain = EngineSeat("torch", torch_mode(mode, device, alone=engine == "torch")[0], manifest.id)
     if manifest.facts.adapter_of is not None and engine == "openvino":
         raise BadInput(f"{manifest.id} is a LoRA adapter of {manifest.facts.adapter_of.id}, and the engine openvino serves none.", field="engine",
                        value=engine, remedy="Use --engine auto or torch, or merge it into its base and push that.")
     if engine == "torch":
-        if mode != plain.mode:
-            raise BadInput(f"the engine torch has the mode exact only on {device}.", field="mode", value=mode,
-                           remedy="Use --engine openvino, or --mode exact; on a GPU torch has both.")
         return plain
     why = _why_not(models, manifest, device=device, mode=mode)
     if not why:
