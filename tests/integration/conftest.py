@@ -8,7 +8,11 @@ import pytest
 from openai import OpenAI
 from stack import Stack, running_stack
 
+from s3 import running_s3
 from symposia.cli.info import running
+from symposia_shared.settings import S3Settings
+from symposia_shared.store import Store
+from symposia_worker.models.store import ModelStore
 
 
 @pytest.fixture(scope="session")
@@ -16,6 +20,24 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """One stack of the scripted checkpoints for all tests that leave it whole."""
     with running_stack(tmp_path_factory.mktemp("stack"), "--test-models") as found:
         yield found
+
+
+# -- S3 alone ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Settings]:
+    """An S3 for a module of tests."""
+    with running_s3(tmp_path_factory.mktemp("s3")) as settings:
+        yield settings
+
+
+@pytest.fixture
+def models(s3: S3Settings) -> ModelStore:
+    """A model store with nothing in it."""
+    store = Store(s3)
+    store.delete_many([*store.keys("models/"), *store.keys("catalogue/")])
+    return ModelStore(store)
 
 
 # -- the stack's HTTP API, as its first tenant -------------------------------------------------------------------

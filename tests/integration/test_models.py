@@ -9,7 +9,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,6 @@ from typing import Any
 import pytest
 
 from checkpoints import contents, facts, make_checkpoint
-from s3 import running_s3
 from symposia_shared import sending
 from symposia_shared.errors import BadInput, Damaged, StoreUnavailable, Unavailable, UnknownModel
 from symposia_shared.settings import S3Settings
@@ -32,20 +31,6 @@ from symposia_worker.models.store import ModelStore
 forked = multiprocessing.get_context("spawn")
 #: the least that S3 takes for a part
 PART = 5 * 2**20
-
-
-@pytest.fixture(scope="module")
-def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Settings]:
-    with running_s3(tmp_path_factory.mktemp("s3")) as settings:
-        yield settings
-
-
-@pytest.fixture
-def models(s3: S3Settings) -> ModelStore:
-    store = Store(s3)
-    for key in (*store.keys("models/"), *store.keys("catalogue/")):
-        store.delete(key)
-    return ModelStore(store)
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import queue
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,6 @@ pytest.importorskip("peft")
 
 from adapters import tiny_adapter, with_peft
 from checkpoints import facts
-from s3 import running_s3
 from symposia_shared.catalogue import AdapterOf
 from symposia_shared.errors import BadInput, SymposiaError
 from symposia_shared.prompts import Sampling, user
@@ -34,12 +32,6 @@ from tiny import tiny_checkpoint
 from trials import tried_here
 
 TARGETS = ("q_proj", "v_proj", "down_proj")
-
-
-@pytest.fixture(scope="module")
-def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Settings]:
-    with running_s3(tmp_path_factory.mktemp("s3")) as settings:
-        yield settings
 
 
 @pytest.fixture(scope="module")

@@ -24,24 +24,10 @@ from symposia_worker.models.store import ModelStore, silent
 
 
 @pytest.fixture(scope="module")
-def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Settings]:
-    with running_s3(tmp_path_factory.mktemp("ours")) as settings:
-        yield settings
-
-
-@pytest.fixture(scope="module")
 def theirs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
     """The bucket of another S3, with other keys."""
     with running_s3(tmp_path_factory.mktemp("theirs")) as settings:
         yield Store(settings)
-
-
-@pytest.fixture
-def models(s3: S3Settings) -> ModelStore:
-    store = Store(s3)
-    for key in [*store.keys("models/"), *store.keys("catalogue/")]:
-        store.delete(key)
-    return ModelStore(store)
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,32 +15,16 @@ import pytest
 from typer.testing import CliRunner
 
 from checkpoints import contents, facts, make_checkpoint
-from s3 import running_s3
 from symposia_shared import catalogue
 from symposia_shared.errors import BadInput, Conflict, Damaged, SymposiaError, UnknownModel
 from symposia_shared.reading import QuickReader
 from symposia_shared.settings import S3Settings
-from symposia_shared.store import Store
 from symposia_worker.commands.listing import _quick
 from symposia_worker.commands.models import command
 from symposia_worker.models import collecting, index
 from symposia_worker.models.cache import ModelCache
 from symposia_worker.models.manifest import Manifest, manifest_key
 from symposia_worker.models.store import ModelStore
-
-
-@pytest.fixture(scope="module")
-def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Settings]:
-    with running_s3(tmp_path_factory.mktemp("s3")) as settings:
-        yield settings
-
-
-@pytest.fixture
-def models(s3: S3Settings) -> ModelStore:
-    store = Store(s3)
-    for key in [*store.keys("models/"), *store.keys("catalogue/")]:
-        store.delete(key)
-    return ModelStore(store)
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ pytest.importorskip("openvino_genai")
 pytest.importorskip("optimum.intel")
 
 from checkpoints import facts
-from s3 import running_s3
 from symposia_shared.errors import BadInput
 from symposia_shared.settings import S3Settings
 from symposia_shared.store import Store
@@ -25,12 +23,6 @@ from symposia_worker.models.cache import ModelCache
 from symposia_worker.models.seats import EngineSeat, seat_of, stored_checkpoint
 from symposia_worker.models.store import ModelStore
 from tiny import tiny_checkpoint
-
-
-@pytest.fixture(scope="module")
-def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Settings]:
-    with running_s3(tmp_path_factory.mktemp("s3")) as settings:
-        yield settings
 
 
 @pytest.fixture(scope="module")

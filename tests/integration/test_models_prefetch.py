@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,6 @@ import pytest
 from typer.testing import CliRunner
 
 from checkpoints import contents, facts, make_checkpoint
-from s3 import running_s3
 from symposia_shared.errors import BadInput, SymposiaError
 from symposia_shared.settings import S3Settings, Settings
 from symposia_shared.store import Store
@@ -31,12 +30,6 @@ from symposia_worker.models.store import ModelStore
 from symposia_worker.models.wishes import Wish, Wishes
 
 RANGE = 65_536
-
-
-@pytest.fixture(scope="module")
-def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Settings]:
-    with running_s3(tmp_path_factory.mktemp("s3")) as settings:
-        yield settings
 
 
 @pytest.fixture

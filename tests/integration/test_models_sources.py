@@ -20,31 +20,14 @@ import pytest
 from typer.testing import CliRunner
 
 from checkpoints import contents, make_checkpoint
-from s3 import running_s3
 from symposia_shared.catalogue import HubSource, PackageSource, Part
 from symposia_shared.errors import BadInput, Damaged, SymposiaError, Unavailable, UnknownModel
 from symposia_shared.settings import S3Settings
-from symposia_shared.store import Store
 from symposia_worker.commands.models import command
 from symposia_worker.models import ingest, sources, trial
 from symposia_worker.models.cache import ModelCache
 from symposia_worker.models.store import ModelStore, silent
 from trials import tried_here
-
-
-@pytest.fixture(scope="module")
-def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Settings]:
-    with running_s3(tmp_path_factory.mktemp("s3")) as settings:
-        yield settings
-
-
-@pytest.fixture
-def models(s3: S3Settings) -> ModelStore:
-    store = Store(s3)
-    for key in (*store.keys("models/"), *store.keys("catalogue/")):
-        store.delete(key)
-    return ModelStore(store)
-
 
 # -- packages
 

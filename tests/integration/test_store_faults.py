@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 from stack import Stack, running_stack, wait_for
 
-from s3 import running_s3
 from s3_faults import Fault, FaultyS3, faulty
 from symposia import Ensemble, Inference, Member
 from symposia_shared.archive import Archive
@@ -23,12 +22,6 @@ from symposia_shared.store import Store
 
 #: its echo is longer than what the ledger keeps inline
 LONG = "long " * 300
-
-
-@pytest.fixture(scope="module")
-def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Settings]:
-    with running_s3(tmp_path_factory.mktemp("s3")) as settings:
-        yield settings
 
 
 @pytest.fixture
