@@ -6,6 +6,7 @@ import asyncio
 import secrets
 import uuid
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import datetime
 from functools import cached_property
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
 
 #: jobs recorded in one round trip
 SUBMIT_BATCH = 250
+#: of them, long ones that are written to S3 at the same time
+WRITES_AT_ONCE = 4
 #: of jobs cancelled together, so many are rung for; the sweeper finds the others within seconds
 RUNG = 100
 
@@ -133,8 +136,7 @@ class Client:
             for job_id, _ in chunk:
                 if job_ids is not None and self.archive.result(job_id) is not None:
                     raise taken(job_id)
-            records = [self._record(job_id, job) for job_id, job in chunk]
-            handles += self.submit_records(records)
+            handles += self.submit_records(self._records(chunk))
         return handles
 
     def due_ms(self, at: datetime | None, delay_s: float) -> int:
@@ -247,6 +249,14 @@ class Client:
 
     def _record(self, job_id: str, job: Job) -> NewJob:
         return new_job(self.ledger, self.archive, job_id, job, seed=secrets.randbits(48))
+
+    def _records(self, asked: Sequence[tuple[str, Job]]) -> list[NewJob]:
+        """In order; the long ones are written to S3 side by side. Raises what the first that fails raises, and begins no other then."""
+        several = ThreadPoolExecutor(WRITES_AT_ONCE, thread_name_prefix="symposia-records")
+        try:
+            return list(several.map(lambda one: self._record(*one), asked))
+        finally:
+            several.shutdown(cancel_futures=True)
 
     def ring(self, records: Sequence[NewJob], answers: Sequence[str]) -> None:
         """Wake whoever runs the jobs that the ledger has taken."""

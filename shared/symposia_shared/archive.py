@@ -14,6 +14,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import threading
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -26,6 +28,10 @@ from symposia_shared.values import canonical_json
 
 _JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _CUT = re.compile(r"jobs/[^/]+/cut/(\d{1,15})")
+#: keys that are named by what they hold, so that what was read once may be kept
+_NAMED_BY_DIGEST = re.compile(r"jobs/[^/]+/job-[0-9a-f]{16}\.json")
+#: characters of jobs kept in memory, and bytes of a job that is kept
+_KEPT_CHARS, _KEPT_MOST = 16 << 20, 256 << 10
 
 
 def checked_id(job_id: str) -> str:
@@ -48,16 +54,41 @@ class Archive:
 
     def __init__(self, store: Store) -> None:
         self.store = store
+        # jobs in flight: a pool reads a prompt to run it and again to commit it, a coordinator reads a job at each of its rounds
+        self._jobs: OrderedDict[str, str] = OrderedDict()
+        self._held = 0
+        self._mutex = threading.Lock()
 
     def read(self, text: str) -> str:
         """``text`` itself, or what it refers to: ``@key`` or ``@key#place`` within a list."""
         if not text.startswith("@"):
             return text
         key, _, place = text[1:].partition("#")
+        with self._mutex:
+            if key in self._jobs:
+                self._jobs.move_to_end(key)
+                return self._jobs[key]
         body = self.store.get(key)
         if body is None:
             raise StoreUnavailable(f"{self.store.uri(key)} is missing, although the ledger names it. Was the bucket emptied while jobs were in flight?")
-        return json.dumps(json.loads(body)[int(place)]) if place else body.decode()
+        if place:
+            return json.dumps(json.loads(body)[int(place)])
+        found = body.decode()
+        if len(body) <= _KEPT_MOST and _NAMED_BY_DIGEST.fullmatch(key):
+            self._keep(key, found)
+        return found
+
+    def let_go(self, text: str) -> None:
+        """Keep no longer in memory what a job that has ended referred to."""
+        with self._mutex:
+            self._held -= len(self._jobs.pop(text[1:], ""))
+
+    def _keep(self, key: str, found: str) -> None:
+        with self._mutex:
+            self._held += len(found) - len(self._jobs.pop(key, ""))
+            self._jobs[key] = found
+            while self._held > _KEPT_CHARS:
+                self._held -= len(self._jobs.popitem(last=False)[1])
 
     def spec(self, job_id: str, text: str) -> str:
         """The form a job's JSON has in the ledger: itself if short, else a reference to where it now lies."""

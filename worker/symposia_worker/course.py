@@ -226,6 +226,7 @@ class Course:
         ended = committed.result
         self.ledger.forget(entry.job_id, state=ended.state, kind=entry.kind, conflicts=int(committed.conflict), letter=_letter(ended, job),
                            used=used_by(ended, taken_over=self._taken_over(entry, ended.rounds)))
+        self.archive.let_go(entry.spec)
         log.info("commit ← %s %s %s", entry.job_id, entry.kind, committed.result.state)
         return committed.result.state
 

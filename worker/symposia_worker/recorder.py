@@ -82,6 +82,7 @@ class Recorder:
     def end(self, ticket: Ticket, words: str, *, final: bool = True) -> None:
         """End a ticket: its doorbell's thread goes on, its slot is free."""
         self.tickets.drop(ticket, words, final=final)
+        self.archive.let_go(ticket.claim.spec)
         ticket.finish()
         self.keeping.forget(ticket.id)
         self._on_end(ticket)
@@ -173,4 +174,5 @@ class Recorder:
         except Exception:
             log.exception("commit of %s", job_id)
         finally:
+            self.archive.let_go(ticket.claim.spec)
             ticket.finish()

