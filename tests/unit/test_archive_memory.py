@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any, cast
 
 import pytest
@@ -23,6 +24,7 @@ class CountingStore:
     def put(self, key: str, body: bytes) -> None:
         self.writes += 1
         if self.away:
+            time.sleep(0.02)  # as the least that a refused connection takes
             raise StoreUnavailable("S3 is away.")
         self.objects[key] = body
 
