@@ -4,9 +4,10 @@ as soon as it can, and serves all that waits for the residents; they differ in w
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from benchmarks.scheduling.traces import Trace
+from benchmarks.scheduling.simulator import Policy
+from benchmarks.scheduling.traces import Rates, Trace
 from symposia_shared.residency import Decision, Standing, View
 
 
@@ -70,6 +71,27 @@ class Belady:
 
     def _next(self, n: int) -> int:
         return next((t for t in range(self.slot + 1, len(self.trace)) if n in self.trace[t]), len(self.trace) + 1)
+
+
+@dataclass
+class Told:
+    """Another policy, told of each checkpoint how much it is asked at present, which nobody can know better; not what comes."""
+
+    policy: Policy
+    rates: Rates
+    slot: int = 0
+
+    def look(self, trace: Trace, slot: int) -> None:
+        """Note the time."""
+        self.slot = slot
+
+    def decide(self, view: View) -> Decision:
+        """Decide."""
+        now = self.rates[min(self.slot, len(self.rates) - 1)]
+        told = {s.checkpoint: now[int(s.checkpoint)] for s in view.standings}
+        # what is asked is so whatever its silence; of the others the one that has been silent for longest goes
+        return self.policy.decide(replace(view, standings=tuple(
+            replace(s, rate=told[s.checkpoint], idle_s=0.0 if told[s.checkpoint] else s.idle_s) for s in view.standings)))
 
 
 @dataclass

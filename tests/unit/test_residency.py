@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 from benchmarks.scheduling.optimum import optimum
-from benchmarks.scheduling.rivals import FIFO, LFU, LRU, Belady
+from benchmarks.scheduling.rivals import FIFO, LFU, LRU, Belady, Told
 from benchmarks.scheduling.simulator import Device, Outcome, Policy, run
 from benchmarks.scheduling.traces import TRACES, Trace
 from hypothesis import given, settings
@@ -124,7 +124,7 @@ def test_what_fits_does_not_keep_what_must_be_loaded_now_waiting() -> None:
 
 def test_round_robin_takes_a_fifth_of_the_loads_of_first_in_first_out() -> None:
     device = Device(sizes=(1,) * 10, budget=4, longest_wait=30)
-    trace = TRACES["round-robin"](0, 10, 200, 1.0)
+    trace = TRACES["round-robin"].trace(0, 10, 200, 1.0)
     assert 5 * run(ours(device), trace, device).loads <= run(FIFO(), trace, device).loads
 
 
@@ -132,7 +132,7 @@ def test_the_optimum_is_no_more_than_any_policy_needs_and_ours_is_near_it() -> N
     device = Device(sizes=(1,) * 5, budget=2, longest_wait=12)
     total = {"ours": 0, "optimum": 0}
     for name in TRACES:
-        trace = TRACES[name](3, 5, 60, 2.0)
+        trace = TRACES[name].trace(3, 5, 60, 2.0)
         best = optimum(trace, device, within_s=60)
         assert best.closed
         for policy in (FIFO(), FIFO(8), LRU(), LFU(), Belady(), ours(device)):
@@ -145,12 +145,22 @@ def test_the_optimum_is_no_more_than_any_policy_needs_and_ours_is_near_it() -> N
 @pytest.mark.parametrize("policy", [FIFO(), FIFO(8), LRU(), LFU(), Belady()], ids=lambda p: type(p).__name__)
 def test_every_rival_serves_every_turn(policy: Policy) -> None:
     device = Device(sizes=(1,) * 6, budget=3, longest_wait=20)
-    trace = TRACES["zipf"](1, 6, 80, 1.0)
+    trace = TRACES["zipf"].trace(1, 6, 80, 1.0)
     assert len(_outcome(policy, trace, device).waits) == sum(map(len, trace))
 
 
 def _outcome(policy: Policy, trace: Trace, device: Device) -> Outcome:
     return run(policy, trace, device)
+
+
+def test_one_told_the_present_rates_needs_no_fewer_loads_than_the_optimum_and_serves_all() -> None:
+    device = Device(sizes=(1,) * 6, budget=3, longest_wait=20)
+    for name in ("bursty", "zipf"):
+        trace, rates = TRACES[name].trace(1, 6, 80, 1.0), TRACES[name].rates(1, 6, 80, 1.0)
+        assert {n for t, turns in enumerate(trace) for n in turns if not rates[t][n]} == set()
+        told = run(Told(ours(device), rates), trace, device)
+        assert len(told.waits) == sum(map(len, trace))
+        assert told.loads >= optimum(trace, device, within_s=60).bound
 
 
 def test_belady_evicts_what_is_asked_furthest_from_now() -> None:
