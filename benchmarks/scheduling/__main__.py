@@ -84,7 +84,8 @@ def main() -> None:
     print(f"{given.checkpoints} checkpoints, a device for {given.budget}, {given.slots} slots of {given.rate:.0f} turns, {given.seeds} seeds (of "
           f"round-robin one), waits in slots\n")
     kinds = given.trace or list(TRACES)
-    print(measure(device, kinds=kinds, slots=given.slots, rate=given.rate, seeds=given.seeds, within_s=given.within, patience=given.patience, kept=given.optima))
+    print(measure(device, kinds=kinds, slots=given.slots, rate=given.rate, seeds=given.seeds, within_s=given.within, patience=given.patience,
+                  kept=given.optima))
 
 
 if __name__ == "__main__":
