@@ -15,6 +15,17 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
+#: the files that take longest come first: a worker takes whole files, and one that began such a file last would end minutes after the others
+_LONGEST = ("test_faults", "test_readme", "test_batch_run_engines", "test_engine_openvino", "test_models_sources", "test_install", "test_store_faults",
+            "test_placement_live", "test_chaos", "test_models_adapters", "test_bench_devices", "test_away", "test_endpoint", "test_models_forms")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first, the others as they were."""
+    rank = {name: n for n, name in enumerate(_LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
+
+
 @pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
     """Torch computes on one thread for a module of tests: sums in another order are other sums."""
