@@ -342,6 +342,93 @@ def test_a_micro_batch_that_is_out_of_memory_is_split_and_nobody_sees_it(folders
         assert "".join(e.text for e in asked.events if isinstance(e, Delta) and e.id == str(n)) == text
 
 
+ALIKE = ("What?", "Who goes?", "x", "a b c d e f g h i j", "def add(a, b):", "Zwölf Boxkämpfer", "one, two and three", "return a + b")
+
+
+def half_read(folder: Path, *, steps: int = 1, most: int = 12) -> Asked:
+    """ALIKE asked at once of an encoder that reads two or three of them in a forward pass, after ``steps`` steps."""
+    asked = Asked(folder, max_rows=8)
+    asked.lane.budget_tokens = 40
+    for n, text in enumerate(ALIKE):
+        asked.ask(str(n), text, max_tokens=most)
+    for _ in range(steps):
+        asked.events += asked.engine.step()
+    return asked
+
+
+def test_a_micro_batch_is_read_in_slices_and_written_together(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    asked = half_read(folders["t5"], steps=0)
+    encode = asked.lane.model.network.encoder.forward
+
+    def forward(*args: Any, **given: Any) -> Any:
+        sizes.append(given["input_ids"].numel())
+        return encode(*args, **given)
+
+    monkeypatch.setattr(asked.lane.model.network.encoder, "forward", forward)
+    asked.finish()
+    assert len(sizes) > 2
+    assert max(sizes) <= 40
+    assert asked.engine.forward_passes == len(sizes) + 12  # apart, each of the slices would be written by passes of its own
+    for n, text in enumerate(ALIKE):
+        ids = generated(folders["t5"], text, 12)
+        got = asked.completion(str(n))
+        assert (got.text, got.usage.completion_tokens) == (written(folders["t5"], ids), len(ids))
+
+
+def test_others_are_written_while_a_micro_batch_is_read(folders: dict[str, Path]) -> None:
+    asked = Asked(folders["t5"], max_rows=9)
+    asked.load("decoder", folders["decoder"])
+    asked.ask("first", TEXTS[2], max_tokens=2)
+    asked.ask("decoded", "def add(a", checkpoint="decoder", max_tokens=2)
+    asked.lane.budget_tokens = 40
+    asked.events += asked.engine.step()
+    for n, text in enumerate(ALIKE):
+        asked.ask(str(n), text, max_tokens=4)
+    asked.events += asked.engine.step()
+    assert {e.id for e in asked.events if isinstance(e, Done)} == {"first", "decoded"}
+    assert not any(e.id == "0" for e in asked.events)
+    asked.finish()
+    assert asked.completion("0").text == written(folders["t5"], generated(folders["t5"], ALIKE[0], 4))
+
+
+@pytest.mark.parametrize("gone", [(0, 5), (2, 3, 4, 5, 6, 7), (0, 1), tuple(range(8))])
+def test_a_row_may_leave_while_its_micro_batch_is_being_read(folders: dict[str, Path], gone: tuple[int, ...]) -> None:
+    asked = half_read(folders["t5"])
+    assert asked.events == []
+    assert asked.lane.running == 8
+    assert all(asked.engine.cancel(str(n)) for n in gone)
+    assert asked.lane.running == 8 - len(gone)
+    assert bool(asked.lane.cache_bytes) == bool(asked.lane.running)
+    asked.finish()
+    for n in set(range(8)) - set(gone):
+        assert asked.completion(str(n)).text == written(folders["t5"], generated(folders["t5"], ALIKE[n], 12))
+
+
+def test_what_is_half_read_has_its_memory_promised_and_gives_it_back(folders: dict[str, Path]) -> None:
+    whole = half_read(folders["t5"], steps=0)
+    asked = half_read(folders["t5"])
+    assert asked.lane.cache_bytes == whole.lane._needed(list(whole.lane.waiting))
+    assert sorted(asked.lane.drop_all()) == [str(n) for n in range(8)]
+    assert (asked.lane.cache_bytes, asked.engine.busy) == (0, False)
+
+
+def test_an_encoder_that_is_out_of_memory_reads_fewer_rows_and_nobody_sees_it(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = half_read(folders["t5"], steps=0)
+    encode = asked.lane.model.network.encoder.forward
+
+    def forward(*args: Any, **given: Any) -> Any:
+        if given["input_ids"].shape[0] > 1:
+            raise torch.OutOfMemoryError("too many rows")
+        return encode(*args, **given)
+
+    asked.events += asked.engine.step()
+    monkeypatch.setattr(asked.lane.model.network.encoder, "forward", forward)  # from the second slice on
+    asked.finish()
+    for n, text in enumerate(ALIKE):
+        assert asked.completion(str(n)).text == written(folders["t5"], generated(folders["t5"], text, 12))
+
+
 def test_cancelling_and_unloading_give_everything_back(folders: dict[str, Path]) -> None:
     asked = Asked(folders["t5"], max_rows=2)
     for n in range(4):

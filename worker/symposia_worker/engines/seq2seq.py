@@ -1,7 +1,8 @@
 """Encoder-decoders: static micro-batches, stepped one token at a time; a sequence leaves its batch when it has ended.
 
 All rows of a micro-batch begin their answers together, so that decoder positions need no padding; the encoder reads each
-prompt once. Several micro-batches are in flight at once, so that a late request does not wait for an early one's end.
+prompt once, a budget of tokens in one step, so that other checkpoints' sequences go on meanwhile. Several micro-batches are in flight at
+once, so that a late request does not wait for an early one's end.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Sequence as Rows
 from typing import Any
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
 
@@ -47,24 +49,55 @@ class Translation:
 
 
 class MicroBatch:
-    """Rows that began together: states of the encoder, masks, and the decoder's cache."""
+    """Rows that begin together: read by the encoder some at a time, then written with one mask and one cache of the decoder's."""
 
     def __init__(self, rows: list[Translation], network: Any) -> None:
         self.rows, self._network = rows, network
-        device = network.device
-        longest = max(len(t.source) for t in rows)
-        pad = network.config.pad_token_id or 0
-        ids = torch.tensor([[*t.source, *[pad] * (longest - len(t.source))] for t in rows], device=device)
-        self._mask = torch.tensor([[1] * len(t.source) + [0] * (longest - len(t.source)) for t in rows], device=device)
-        self._states = network.get_encoder()(input_ids=ids, attention_mask=self._mask).last_hidden_state  # (rows, longest, width)
+        #: states (length, width) of each row that was read, until all are
+        self._read: list[torch.Tensor | None] = [None] * len(rows)
+        self._mask = self._states = torch.empty(0, device=network.device)
         self._cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
+
+    @property
+    def unread(self) -> bool:
+        """Whether it is still to be read before it can be written."""
+        return bool(self._read)
 
     @property
     def bytes(self) -> int:
         """What its states and caches hold."""
         halves = (self._cache.self_attention_cache, self._cache.cross_attention_cache)
         kept = [x for half in halves for layer in half.layers for x in (layer.keys, layer.values) if x is not None]
-        return sum(x.nbytes for x in (self._states, *kept))
+        return sum(x.nbytes for x in (self._states, *kept, *self._read) if x is not None)
+
+    def read(self, budget_tokens: int) -> None:
+        """One forward pass of the encoder: over the next rows, as many as ``budget_tokens`` allow and at least one, padded to their longest."""
+        chosen: list[int] = []
+        longest = 0
+        for n in (n for n, states in enumerate(self._read) if states is None):
+            longest = max(longest, len(self.rows[n].source))
+            if chosen and longest * (len(chosen) + 1) > budget_tokens:
+                break
+            chosen.append(n)
+        ids, mask = self._padded([self.rows[n].source for n in chosen])
+        states = self._network.get_encoder()(input_ids=ids, attention_mask=mask).last_hidden_state  # (chosen, longest, width)
+        for n, own in zip(chosen, states, strict=True):
+            self._read[n] = own[: len(self.rows[n].source)]
+        self._join()
+
+    def _join(self) -> None:
+        """Where every row was read, set their states side by side."""
+        read = [states for states in self._read if states is not None]
+        if read and len(read) == len(self.rows):
+            self._states = pad_sequence(read, batch_first=True)  # (rows, longest, width)
+            self._mask = self._padded([t.source for t in self.rows])[1]
+            self._read = []
+
+    def _padded(self, sources: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Ids and mask, each (rows, longest)."""
+        longest, pad, device = max(map(len, sources)), self._network.config.pad_token_id or 0, self._network.device
+        ids = torch.tensor([[*ids, *[pad] * (longest - len(ids))] for ids in sources], device=device)
+        return ids, torch.tensor([[1] * len(ids) + [0] * (longest - len(ids)) for ids in sources], device=device)
 
     def next_logits(self) -> torch.Tensor:
         """(rows, vocabulary) float32, of the token after each row's newest."""
@@ -79,7 +112,10 @@ class MicroBatch:
         if len(rows) == len(self.rows):
             return
         self.rows = [self.rows[i] for i in rows]
-        if rows:
+        if self.unread:
+            self._read = [self._read[i] for i in rows]
+            self._join()
+        elif rows:
             chosen = torch.tensor(list(rows), device=self._network.device)
             self._states, self._mask = self._states[chosen], self._mask[chosen]
             self._cache.reorder_cache(chosen)
@@ -123,41 +159,52 @@ class Seq2SeqLane(Lane):
                                             max_new=min(sampling.max_tokens, self.model.context)))
 
     def step(self) -> list[Event]:
-        """Read the next micro-batch where there is room, and write one token of every row."""
-        events = self._begin()
+        """Read for one forward pass, from the next micro-batch where there is room; and write one token of every row that can be written."""
+        events = self._read()
         for batch in list(self._batches):
-            events += self._advance(batch)
+            if not batch.unread:
+                events += self._advance(batch)
         return events
 
     # --- reading ---
 
-    def _begin(self) -> list[Event]:
-        group = self._next_group()
-        if not group:
-            return []
-        if not self._fits(group):
-            if len(group) == 1 and not self._batches:
-                needed = self._needed(group) / 1e6
-                return self._failed(group, "out_of_memory", f"Reading {len(group[0].source)} tokens and answering needs {needed:.1f} MB of cache, "
-                                    f"and the device has {max(self._room(), 0) / 1e6:.1f} MB. Shorten the prompt or lower max_tokens.")
-            self._queue.extendleft(reversed(group))
-            return []
+    def _read(self) -> list[Event]:
+        """One forward pass of the encoder, over what is left of the micro-batch being read or the first of the next one."""
+        batch = next((b for b in self._batches if b.unread), None)
+        if batch is None:
+            group = self._next_group()
+            if not group:
+                return []
+            if not self._fits(group):
+                return self._put_back(group)
+            batch = MicroBatch(group, self.model.network)
+            self._batches.append(batch)
         try:
             self.forward_passes += 1
-            self._batches.append(MicroBatch(group, self.model.network))
+            batch.read(self.budget_tokens)
         except Exception as error:  # the seam to the model
-            return self._fell(group, error)
+            self._batches.remove(batch)
+            return self._fell(batch.rows, error)
+        return []
+
+    def _put_back(self, group: list[Translation]) -> list[Event]:
+        """Let it wait for room; one that has the device to itself would wait for ever."""
+        if len(group) == 1 and not self._batches:
+            needed = self._needed(group) / 1e6
+            return self._failed(group, "out_of_memory", f"Reading {len(group[0].source)} tokens and answering needs {needed:.1f} MB of cache, "
+                                f"and the device has {max(self._room(), 0) / 1e6:.1f} MB. Shorten the prompt or lower max_tokens.")
+        self._queue.extendleft(reversed(group))
         return []
 
     def _next_group(self) -> list[Translation]:
-        """From the front of the queue: prompts of like length, within the rows and the budget of tokens that are left."""
+        """From the front of the queue: prompts of like length, within the rows that are left."""
         places = self._most_rows - self.running
         group: list[Translation] = []
         if len(self._batches) >= MAX_BATCHES:
             return group
         while self._queue and len(group) < places:
             lengths = [len(t.source) for t in (*group, self._queue[0])]
-            if group and (max(lengths) * len(lengths) > self.budget_tokens or max(lengths) > _RATIO * min(lengths) + _SLACK):
+            if max(lengths) > _RATIO * min(lengths) + _SLACK:
                 break
             if group and not self._fits([*group, self._queue[0]]):
                 break
@@ -245,6 +292,8 @@ class Seq2SeqLane(Lane):
         """Raises Damaged where a token of a short batched run is not the best of a plain forward over its prefix."""
         rows = [self._translation(text, self._prompt(text), Sampling()) for text in _TEXTS]
         batch = MicroBatch(rows, self.model.network)
+        while batch.unread:
+            batch.read(self.budget_tokens)
         for _ in range(max(1, min(_NEW_TOKENS, self.model.context // 4))):
             for t, choice in zip(rows, choose(batch.next_logits()[:, : self._vocabulary], [t.sequence.sampling for t in rows],
                                               [t.sequence.ids for t in rows], [t.generator for t in rows]), strict=True):
@@ -268,7 +317,7 @@ class Seq2SeqLane(Lane):
 
     @property
     def running(self) -> int:
-        """Sequences being written."""
+        """Sequences being read or written."""
         return sum(len(b.rows) for b in self._batches)
 
     @property
