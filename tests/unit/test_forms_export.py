@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from forms import exported
 from symposia_worker.engines.paged import Paged
-from symposia_worker.families.export import Tested, _prompts, export, greedy, windows
+from symposia_worker.families.export import Tested, export, greedy, prompts_of, windows
 from symposia_worker.families.probe import Refused
 from tiny import tiny_checkpoint
 
@@ -78,9 +78,9 @@ def test_the_self_test_reads_beyond_any_local_window() -> None:
     class Config:
         sliding_window = 700
 
-    longest = max(_prompts(list(range(1000)), Config(), 4096), key=len)
+    longest = max(prompts_of(list(range(1000)), Config(), 4096), key=len)
     assert len(longest) > 700
-    assert max(map(len, _prompts(list(range(1000)), Config(), 256))) < 256
+    assert max(map(len, prompts_of(list(range(1000)), Config(), 256))) < 256
 
 
 def test_ids_beyond_the_tokenizers_are_never_chosen(tmp_path: Path) -> None:

@@ -10,13 +10,16 @@ from typing import Literal
 
 from symposia_shared.errors import BadInput, SymposiaError
 from symposia_worker.engines.protocol import Base, Dtype, Mode
-from symposia_worker.engines.runtime import MODEL_BIN, MODEL_XML
+from symposia_worker.engines.runtime import weight_files
 from symposia_worker.families.adapters import is_adapter, read_adapter
-from symposia_worker.families.forms import ALLOWED
+from symposia_worker.families.forms import ALLOWED, ALLOWED_PAIRS, suits
 from symposia_worker.models import forms
 from symposia_worker.models.local import LocalCheckpoint, local_checkpoint
 from symposia_worker.models.seats import torch_mode
 from symposia_worker.models.store import Progress, silent
+
+#: of the classes that forms are made of, by how their names end
+_KINDS = {"ForCausalLM": "generate", "LMHeadModel": "generate", "ForConditionalGeneration": "seq2seq"}
 
 EngineWish = Literal["auto", "torch", "openvino"]
 
@@ -91,7 +94,7 @@ def _form(name: str, folder: Path, *, device: str, mode: Mode, cache: Path, thre
     why = _why_not(folder, device)
     if why:
         raise BadInput(f"{name} cannot be served by openvino: {why}", field="engine", value="openvino", remedy="Or use --engine torch.")
-    if _is_form(folder):
+    if weight_files(folder):
         return folder
     return forms.local(folder, name, mode, cache=cache, threads=threads, progress=progress)
 
@@ -102,17 +105,14 @@ def _why_not(folder: Path, device: str) -> str:
         return f"{device} is no CPU."
     if not forms.servable():
         return "openvino_genai is not installed; `pip install 'symposia[openvino]'`."
-    if _is_form(folder):
+    if weight_files(folder):  # a form itself, which is served as it is
         return ""
     model_type, architecture = _architecture(folder)
-    if model_type not in ALLOWED or not architecture.endswith(("ForCausalLM", "LMHeadModel")):
-        return f"it is a {architecture or model_type or 'model of no known kind'}; forms are made of decoders of {', '.join(ALLOWED)}."
+    kind = next((kind for end, kind in _KINDS.items() if architecture.endswith(end)), "")
+    if not suits(model_type, kind):
+        return (f"it is a {architecture or model_type or 'model of no known kind'}; forms are made of decoders of {', '.join(ALLOWED)} and of "
+                f"encoder-decoders of {', '.join(ALLOWED_PAIRS)}.")
     return ""
-
-
-def _is_form(folder: Path) -> bool:
-    """Whether a folder holds an exported form, which is served as it is."""
-    return (folder / MODEL_XML).is_file() and (folder / MODEL_BIN).is_file()
 
 
 def _architecture(folder: Path) -> tuple[str, str]:

@@ -11,6 +11,7 @@ from typing import Any
 from symposia_shared.errors import BadInput, Damaged
 from symposia_worker.engines.loading import line_of, load_tokenizer
 from symposia_worker.families import Family, Renderer, family_of
+from symposia_worker.families.kinds import NO_LIMIT, Kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,15 +25,17 @@ class ServedForm:
     context: int
     #: ids from there on are not its tokenizer's, or not in its embedding
     embeddings: int
+    kind: Kind = "generate"
 
 
 def read_form(checkpoint: str, folder: Path) -> ServedForm:
     """The form in ``folder``, with the model's own context. Raises BadInput or Damaged."""
     config = _config(checkpoint, folder)
     family = family_of(str(config["model_type"]))
-    renderer = Renderer(family, load_tokenizer(checkpoint, folder), eos=_eos(folder, config))
-    return ServedForm(checkpoint, str(config["model_type"]), renderer, context=_context(checkpoint, config, family),
-                      embeddings=min(renderer.vocabulary, int(config.get("vocab_size") or renderer.vocabulary)))
+    kind: Kind = "seq2seq" if config.get("is_encoder_decoder") else "generate"
+    renderer = Renderer(family, load_tokenizer(checkpoint, folder), eos=_eos(folder, config), keeps_end=kind == "seq2seq")
+    return ServedForm(checkpoint, str(config["model_type"]), renderer, context=_context(checkpoint, config, family, renderer.tokenizer),
+                      embeddings=min(renderer.vocabulary, int(config.get("vocab_size") or renderer.vocabulary)), kind=kind)
 
 
 def _config(checkpoint: str, folder: Path) -> dict[str, Any]:
@@ -44,9 +47,15 @@ def _config(checkpoint: str, folder: Path) -> dict[str, Any]:
     return config
 
 
-def _context(checkpoint: str, config: Mapping[str, Any], family: Family) -> int:
-    """Tokens of prompt and completion together. Rope that changes with the sequence's length is exact within the length it was trained with."""
+def _context(checkpoint: str, config: Mapping[str, Any], family: Family, tokenizer: Any) -> int:
+    """Tokens of prompt and completion together; of an encoder-decoder, whose tokenizer may tell it, those of each.
+
+    Rope that changes with the sequence's length is exact within the length it was trained with.
+    """
     length = next((n for name in family.context_fields if isinstance(n := config.get(name), int) and n > 0), 0)
+    limit = int(getattr(tokenizer, "model_max_length", 0) or 0)
+    if not length and config.get("is_encoder_decoder") and 0 < limit < NO_LIMIT:
+        return limit
     if not length:
         raise BadInput(f"{checkpoint}'s config names no context length.", field="folder", remedy="Add max_position_embeddings to it.")
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}

@@ -1,4 +1,4 @@
-"""The openvino engine: exported forms under OpenVINO GenAI's continuous batching, the fast path of a CPU.
+"""The openvino engine: exported forms under OpenVINO GenAI's continuous batching, encoder-decoders in a lane of ours: the fast path of a CPU.
 
 ``exact`` gives torch's greedy float32 tokens, ``fast`` runs on 8-bit weights. What GenAI cannot do (forms, the likeliest tokens, scores) is
 done by the same exported model in a loop of ours.
@@ -17,12 +17,14 @@ from typing import Any, cast
 
 from symposia_shared.errors import BadInput, Damaged, Unavailable
 from symposia_worker.engines.admission import Admission, capabilities_of, told
+from symposia_worker.engines.exported_pair import ExportedPair, PairResident
 from symposia_worker.engines.form import ServedForm, read_form
 from symposia_worker.engines.loading import line_of, return_memory
 from symposia_worker.engines.paged import BLOCK_TOKENS, Paged, Piece
 from symposia_worker.engines.protocol import Event, Failed, Generate, Load, Loaded, Mode, cause_of
-from symposia_worker.engines.runtime import MODEL_BIN, MODEL_XML, cache_bytes_per_token
+from symposia_worker.engines.runtime import cache_bytes_per_token, is_pair, weight_files
 from symposia_worker.engines.scoring import Options
+from symposia_worker.engines.seq2seq import Seq2SeqLane
 from symposia_worker.engines.sequence import Reading, Sequence
 from symposia_worker.engines.stateful import Stateful
 
@@ -95,7 +97,7 @@ class OpenVINOEngine:
             raise Unavailable(f"the engine openvino serves a CPU, and the device is {device}. Use --engine torch there.")
         self.device, self.memory_bytes, self.max_rows = device, memory_bytes, max_rows
         self._threads = int(os.environ.get("OMP_NUM_THREADS") or 0) or os.cpu_count() or 1
-        self._residents: dict[str, _Resident] = {}
+        self._residents: dict[str, _Resident | PairResident] = {}
         self._passes_before = 0
 
     # --- checkpoints ---
@@ -112,31 +114,49 @@ class OpenVINOEngine:
             self._residents[order.checkpoint] = self._made(order.checkpoint, Path(order.folder), order.mode)
         return _loaded(self._residents[order.checkpoint], time.monotonic() - began)
 
-    def _made(self, checkpoint: str, folder: Path, mode: Mode) -> _Resident:
-        if not (folder / MODEL_XML).is_file() or not (folder / MODEL_BIN).is_file():
+    def _made(self, checkpoint: str, folder: Path, mode: Mode) -> _Resident | PairResident:
+        weights = weight_files(folder)
+        if not weights:
             raise BadInput(f"{checkpoint} has no exported form in {folder}.", field="folder",
                            remedy="Export it with `symposia models export`, or serve it with --engine torch.")
         form = read_form(checkpoint, folder)
-        context = form.context
-        size = (folder / MODEL_BIN).stat().st_size
-        per_token = cache_bytes_per_token(folder, mode)
+        size = sum(path.stat().st_size for path in weights)
         parameters = size // (4 if mode == "exact" else 1)
-        paged = self._paged(checkpoint, folder, mode, size=size, per_token=per_token, context=context, parameters=parameters)
-        served = replace(form, context=min(context, paged.tokens))
+        if is_pair(folder):
+            return self._pair(form, folder, mode, size=size, parameters=parameters)
+        per_token = cache_bytes_per_token(folder, mode)
+        paged = self._paged(checkpoint, folder, mode, size=size, per_token=per_token, context=form.context, parameters=parameters)
+        served = replace(form, context=min(form.context, paged.tokens))
         resident = _Resident(served, Admission(cast(Any, served)), folder, mode, paged, weights=size, parameters=parameters,
                              cache_bytes_per_token=per_token)
         self._try(resident)
         return resident
+
+    def _pair(self, form: ServedForm, folder: Path, mode: Mode, *, size: int, parameters: int) -> PairResident:
+        """An encoder-decoder, self-tested. Raises BadInput or Damaged."""
+        if size >= self.memory_bytes - self.held_bytes:
+            raise self._short_of_memory(form.checkpoint, mode, size)
+        try:
+            pair = ExportedPair(form.checkpoint, folder, mode, threads=self._threads)
+            lane = Seq2SeqLane(form, pair, max_rows=self.max_rows, budget_tokens=_chunk_tokens(parameters),
+                               room=lambda: self.memory_bytes - self.held_bytes + lane.cache_bytes)
+            lane.self_test()
+        except (RuntimeError, KeyError) as error:
+            raise Damaged(f"{form.checkpoint}'s form does not make a model that runs ({line_of(error)}). Export it again.") from None
+        return PairResident(form, lane, weights=size, parameters=parameters)
+
+    def _short_of_memory(self, checkpoint: str, mode: Mode, size: int) -> BadInput:
+        return BadInput(f"{checkpoint} as {mode} needs {size / 1e6:.0f} MB and a cache beside them, and {self.device} has "
+                        f"{max(self.memory_bytes - self.held_bytes, 0) / 1e6:.0f} MB left.", field="memory",
+                        remedy="Unload another checkpoint, or give the device more memory.")
 
     def _paged(self, checkpoint: str, folder: Path, mode: Mode, *, size: int, per_token: int, context: int, parameters: int) -> Paged:
         left = self.memory_bytes - self.held_bytes - size
         most = _POOL_CONTEXTS * (context // BLOCK_TOKENS + 2)
         blocks = min(most, int(left * _POOL_SHARE) // (per_token * BLOCK_TOKENS))
         if blocks < 2:
-            raise BadInput(f"{checkpoint} as {mode} needs {size / 1e6:.0f} MB and a cache beside them, and {self.device} has "
-                           f"{max(left + size, 0) / 1e6:.0f} MB left.", field="memory",
-                           remedy="Unload another checkpoint, or give the device more memory.")
-        chunk = max(_LEAST_CHUNK, min(_MOST_CHUNK, int(_FLOP_PER_S / (2 * max(parameters, 1)))))
+            raise self._short_of_memory(checkpoint, mode, size)
+        chunk = _chunk_tokens(parameters)
         try:
             return Paged(folder, mode, blocks=blocks, rows=min(self.max_rows, chunk), chunk_tokens=chunk, threads=self._threads,
                          prefix_caching=PREFIX_CACHING)
@@ -176,6 +196,9 @@ class OpenVINOEngine:
             raise Unavailable(f"{request.checkpoint} is not resident on {self.device}; load it, then ask again.")
         if any(request.id in r.in_flight for r in self._residents.values()):
             raise BadInput(f"turn {request.id!r} is in flight already.", field="id", value=request.id, remedy="Ask each turn once.")
+        if isinstance(resident, PairResident):
+            resident.lane.admit(request)
+            return
         reading = resident.admission.reading(request)
         if isinstance(reading, Sequence) and _suits_genai(reading):
             number = resident.paged.add(reading.ids, request.sampling, max_new=reading.max_new, stop_ids=reading.stop_ids)
@@ -204,6 +227,10 @@ class OpenVINOEngine:
     def cancel(self, request_id: str) -> bool:
         """Take a request out."""
         for resident in self._residents.values():
+            if isinstance(resident, PairResident):
+                if resident.lane.drop(request_id):
+                    return True
+                continue
             if resident.stateful is not None and resident.stateful.drop(request_id):
                 return True
             for number, sequence in list(resident.asked.items()):
@@ -224,6 +251,9 @@ class OpenVINOEngine:
         """One forward pass of every busy checkpoint."""
         events: list[Event] = []
         for resident in self._residents.values():
+            if isinstance(resident, PairResident):
+                events += resident.lane.step()
+                continue
             if resident.paged.busy:
                 events += self._advance(resident)
             if resident.stateful is not None and resident.stateful.busy:
@@ -301,6 +331,10 @@ class OpenVINOEngine:
         return sum(r.held_bytes for r in self._residents.values())
 
 
+def _chunk_tokens(parameters: int) -> int:
+    return max(_LEAST_CHUNK, min(_MOST_CHUNK, int(_FLOP_PER_S / (2 * max(parameters, 1)))))
+
+
 def _suits_genai(s: Sequence) -> bool:
     """Whether GenAI's batching can do it: it takes no mask of ours, tells the chosen token's log-probability only, and refuses a min_p of 1."""
     sampling = s.sampling
@@ -321,7 +355,7 @@ def _take(s: Sequence, piece: Piece, now: float) -> None:
         s.fail("out_of_memory" if piece.ignored else "bug", f"OpenVINO GenAI ended the request after {s.new_tokens} tokens without a reason.")
 
 
-def _loaded(resident: _Resident, seconds: float) -> Loaded:
+def _loaded(resident: _Resident | PairResident, seconds: float) -> Loaded:
     return Loaded(checkpoint=resident.served.checkpoint, bytes=resident.bytes, seconds=round(seconds, 3), context=resident.served.context,
-                  instruct=resident.served.renderer.instruct, capabilities=capabilities_of("generate", resident.served.renderer),
+                  instruct=resident.served.renderer.instruct, capabilities=capabilities_of(resident.served.kind, resident.served.renderer),
                   family=resident.served.model_type, parameters=resident.parameters, cache_bytes_per_token=resident.cache_bytes_per_token)

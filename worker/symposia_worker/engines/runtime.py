@@ -19,6 +19,22 @@ _PRECISION = {
 }
 
 MODEL_XML, MODEL_BIN = "openvino_model.xml", "openvino_model.bin"
+#: of an encoder-decoder, by Optimum's names
+ENCODER_XML, DECODER_XML = "openvino_encoder_model.xml", "openvino_decoder_model.xml"
+
+
+def weight_files(folder: Path) -> tuple[Path, ...]:
+    """The files with the weights of the form in ``folder``; none where it holds no form."""
+    for models in ((MODEL_XML,), (ENCODER_XML, DECODER_XML)):
+        weights = tuple((folder / name).with_suffix(".bin") for name in models)
+        if all((folder / name).is_file() for name in models) and all(path.is_file() for path in weights):
+            return weights
+    return ()
+
+
+def is_pair(folder: Path) -> bool:
+    """Whether the form in ``folder`` is an encoder-decoder's."""
+    return (folder / ENCODER_XML).is_file()
 
 
 def openvino() -> Any:
@@ -40,6 +56,11 @@ def genai() -> Any:
 def properties(mode: Mode, threads: int) -> dict[str, Any]:
     """What a model is compiled with."""
     return {"INFERENCE_NUM_THREADS": threads, **_PRECISION[mode]}
+
+
+def pair_properties(threads: int) -> dict[str, Any]:
+    """What an encoder and its decoder are compiled with, in both modes: what fewer bits of activations and states do to a T5 was not measured."""
+    return {"INFERENCE_NUM_THREADS": threads, **_PRECISION["exact"]}
 
 
 def cache_bytes_per_token(folder: Path, mode: Mode) -> int:

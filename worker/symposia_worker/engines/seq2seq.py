@@ -16,14 +16,14 @@ from typing import Any
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
-from transformers import DynamicCache, EncoderDecoderCache
-from transformers.modeling_outputs import BaseModelOutput
 
 from symposia_shared.errors import BadInput, Damaged, PromptTooLong
 from symposia_shared.prompts import Sampling
 from symposia_shared.turns import Completion, Timing, Usage
+from symposia_worker.engines.form import ServedForm
 from symposia_worker.engines.lane import Lane
 from symposia_worker.engines.loading import Model
+from symposia_worker.engines.pair import Answers, Pair
 from symposia_worker.engines.protocol import Delta, Done, Event, Failed, First, Generate, cause_of
 from symposia_worker.engines.sampling import choose, generator_of
 from symposia_worker.engines.sequence import Sequence
@@ -36,8 +36,6 @@ MAX_BATCHES = 4
 _RATIO, _SLACK = 2, 16
 _TEXTS = ("The quick brown fox jumps over the lazy dog, and then it", "def add(a, b):\n")
 _NEW_TOKENS = 6
-#: how far below the best logit of a single forward a chosen token may lie; half precision rounds at each layer
-_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.5, torch.float16: 0.1}
 
 
 class Translation:
@@ -51,24 +49,21 @@ class Translation:
 class MicroBatch:
     """Rows that begin together: read by the encoder some at a time, then written with one mask and one cache of the decoder's."""
 
-    def __init__(self, rows: list[Translation], network: Any) -> None:
-        self.rows, self._network = rows, network
+    def __init__(self, rows: list[Translation], pair: Pair) -> None:
+        self.rows, self._pair = rows, pair
         #: states (length, width) of each row that was read, until all are
         self._read: list[torch.Tensor | None] = [None] * len(rows)
-        self._mask = self._states = torch.empty(0, device=network.device)
-        self._cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
+        self._answers: Answers | None = None
 
     @property
     def unread(self) -> bool:
         """Whether it is still to be read before it can be written."""
-        return bool(self._read)
+        return self._answers is None
 
     @property
     def bytes(self) -> int:
         """What its states and caches hold."""
-        halves = (self._cache.self_attention_cache, self._cache.cross_attention_cache)
-        kept = [x for half in halves for layer in half.layers for x in (layer.keys, layer.values) if x is not None]
-        return sum(x.nbytes for x in (self._states, *kept, *self._read) if x is not None)
+        return self._answers.bytes if self._answers else sum(x.nbytes for x in self._read if x is not None)
 
     def read(self, budget_tokens: int) -> None:
         """One forward pass of the encoder: over the next rows, as many as ``budget_tokens`` allow and at least one, padded to their longest."""
@@ -80,8 +75,7 @@ class MicroBatch:
                 break
             chosen.append(n)
         ids, mask = self._padded([self.rows[n].source for n in chosen])
-        states = self._network.get_encoder()(input_ids=ids, attention_mask=mask).last_hidden_state  # (chosen, longest, width)
-        for n, own in zip(chosen, states, strict=True):
+        for n, own in zip(chosen, self._pair.encode(ids, mask), strict=True):
             self._read[n] = own[: len(self.rows[n].source)]
         self._join()
 
@@ -89,52 +83,43 @@ class MicroBatch:
         """Where every row was read, set their states side by side."""
         read = [states for states in self._read if states is not None]
         if read and len(read) == len(self.rows):
-            self._states = pad_sequence(read, batch_first=True)  # (rows, longest, width)
-            self._mask = self._padded([t.source for t in self.rows])[1]
-            self._read = []
+            mask = self._padded([t.source for t in self.rows])[1]
+            self._answers, self._read = self._pair.answers(pad_sequence(read, batch_first=True), mask), []
 
     def _padded(self, sources: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
         """Ids and mask, each (rows, longest)."""
-        longest, pad, device = max(map(len, sources)), self._network.config.pad_token_id or 0, self._network.device
-        ids = torch.tensor([[*ids, *[pad] * (longest - len(ids))] for ids in sources], device=device)
+        longest, device = max(map(len, sources)), self._pair.device
+        ids = torch.tensor([[*ids, *[self._pair.pad] * (longest - len(ids))] for ids in sources], device=device)
         return ids, torch.tensor([[1] * len(ids) + [0] * (longest - len(ids)) for ids in sources], device=device)
 
     def next_logits(self) -> torch.Tensor:
-        """(rows, vocabulary) float32, of the token after each row's newest."""
-        newest = torch.tensor([[t.sequence.ids[-1]] for t in self.rows], device=self._network.device)
-        out = self._network(encoder_outputs=BaseModelOutput(last_hidden_state=self._states), attention_mask=self._mask,
-                            decoder_input_ids=newest, past_key_values=self._cache, use_cache=True)
-        logits: torch.Tensor = out.logits[:, -1].float()
-        return logits
+        """(rows, vocabulary) float32, of the token after each row's newest. All rows must be read."""
+        assert self._answers is not None  # noqa: S101
+        return self._answers.advance(torch.tensor([[t.sequence.ids[-1]] for t in self.rows], device=self._pair.device))
 
     def keep(self, rows: Rows[int]) -> None:
         """Let the other rows leave."""
         if len(rows) == len(self.rows):
             return
         self.rows = [self.rows[i] for i in rows]
-        if self.unread:
+        if self._answers is None:
             self._read = [self._read[i] for i in rows]
             self._join()
         elif rows:
-            chosen = torch.tensor(list(rows), device=self._network.device)
-            self._states, self._mask = self._states[chosen], self._mask[chosen]
-            self._cache.reorder_cache(chosen)
+            self._answers.keep(rows)
 
 
 class Seq2SeqLane(Lane):
-    """Serves one encoder-decoder. ``room`` tells the bytes its caches may take, those it holds included."""
+    """Serves one encoder-decoder, whoever computes it. ``room`` tells the bytes its caches may take, those it holds included."""
 
-    def __init__(self, model: Model, *, max_rows: int, budget_tokens: int, room: Callable[[], float] = lambda: float("inf"),
+    def __init__(self, model: Model | ServedForm, pair: Pair, *, max_rows: int, budget_tokens: int, room: Callable[[], float] = lambda: float("inf"),
                  wall: Callable[[], float] = time.time) -> None:
-        self.model, self.budget_tokens, self._room, self._wall = model, budget_tokens, room, wall
+        self.model, self.pair, self.budget_tokens, self._room, self._wall = model, pair, budget_tokens, room, wall
         self._max_rows = self._most_rows = max_rows
         self._vocabulary = min(model.renderer.vocabulary, model.embeddings)
         self._queue: deque[Translation] = deque()
         self._batches: list[MicroBatch] = []
-        c = model.network.config
-        layers = getattr(c, "num_decoder_layers", None) or c.num_layers
-        self.cache_bytes_per_token = 2 * layers * c.num_heads * c.d_kv * model.network.dtype.itemsize
-        self._start = _start_id(model)
+        self.cache_bytes_per_token = pair.cache_bytes_per_token
 
     def admit(self, request: Generate) -> None:
         """Render, check and queue."""
@@ -155,7 +140,7 @@ class Seq2SeqLane(Lane):
 
     def _translation(self, request_id: str, source: list[int], sampling: Sampling, *, stream: bool = False) -> Translation:
         renderer = self.model.renderer
-        return Translation(source, Sequence(request_id, [self._start], sampling, renderer.text, stream=stream, stop_ids=renderer.stop_ids,
+        return Translation(source, Sequence(request_id, [self.pair.start], sampling, renderer.text, stream=stream, stop_ids=renderer.stop_ids,
                                             max_new=min(sampling.max_tokens, self.model.context)))
 
     def step(self) -> list[Event]:
@@ -177,7 +162,7 @@ class Seq2SeqLane(Lane):
                 return []
             if not self._fits(group):
                 return self._put_back(group)
-            batch = MicroBatch(group, self.model.network)
+            batch = MicroBatch(group, self.pair)
             self._batches.append(batch)
         try:
             self.forward_passes += 1
@@ -216,8 +201,9 @@ class Seq2SeqLane(Lane):
 
     def _needed(self, group: list[Translation]) -> int:
         """Bytes at the end of the longest answer. Micro-batches never grow, so what was admitted once always fits."""
-        columns = max(len(t.source) for t in group) + max(t.sequence.max_new for t in group)
-        return len(group) * columns * self.cache_bytes_per_token
+        longest = max(len(t.source) for t in group)
+        columns = longest + max(t.sequence.max_new for t in group)
+        return len(group) * (columns * self.cache_bytes_per_token + longest * self.pair.state_bytes_per_token)
 
     # --- writing ---
 
@@ -283,7 +269,7 @@ class Seq2SeqLane(Lane):
 
     def drop_all(self) -> list[str]:
         """Take every request out."""
-        ids = [t.sequence.id for t in (*(t for b in self._batches for t in b.rows), *self._queue)]
+        ids = self.ids
         self._queue.clear()
         self._batches.clear()
         return ids
@@ -291,7 +277,7 @@ class Seq2SeqLane(Lane):
     def self_test(self) -> None:
         """Raises Damaged where a token of a short batched run is not the best of a plain forward over its prefix."""
         rows = [self._translation(text, self._prompt(text), Sampling()) for text in _TEXTS]
-        batch = MicroBatch(rows, self.model.network)
+        batch = MicroBatch(rows, self.pair)
         while batch.unread:
             batch.read(self.budget_tokens)
         for _ in range(max(1, min(_NEW_TOKENS, self.model.context // 4))):
@@ -306,14 +292,17 @@ class Seq2SeqLane(Lane):
         return ids[: self.model.context] or [0]
 
     def _compare(self, t: Translation) -> None:
-        device = self.model.network.device
-        written = torch.tensor([t.sequence.ids], device=device)
-        logits = self.model.network(input_ids=torch.tensor([t.source], device=device), decoder_input_ids=written[:, :-1]).logits
-        logits = logits[0, :, : self._vocabulary].float()
-        behind = float((logits.max(-1).values - logits.gather(1, written[0, 1:, None]).squeeze(1)).max())
-        if not behind <= _TOLERANCE[self.model.network.dtype]:
+        logits = self.pair.scores(t.source, t.sequence.ids[:-1])[:, : self._vocabulary]
+        written = torch.tensor(t.sequence.ids[1:], device=logits.device)
+        behind = float((logits.max(-1).values - logits.gather(1, written[:, None]).squeeze(1)).max())
+        if not behind <= self.pair.tolerance:
             raise Damaged(f"{self.model.checkpoint} ({self.model.model_type}) failed its self-test: batched decoding chose a token {behind:.3g} "
                           "below the best logit of a single forward. It is not served; verify it and pull it again.")
+
+    @property
+    def ids(self) -> list[str]:
+        """Of what is in flight."""
+        return [t.sequence.id for t in (*(t for b in self._batches for t in b.rows), *self._queue)]
 
     @property
     def running(self) -> int:
@@ -332,16 +321,6 @@ class Seq2SeqLane(Lane):
 
     def __len__(self) -> int:
         return self.running + len(self._queue)
-
-
-def _start_id(model: Model) -> int:
-    """The token every answer begins behind. Raises BadInput where neither configuration names it."""
-    for settings in (model.network.generation_config, model.network.config):
-        found = getattr(settings, "decoder_start_token_id", None)
-        if isinstance(found, int):
-            return found
-    raise BadInput(f"{model.checkpoint} names no token its answers begin with.", field="checkpoint",
-                   remedy="Add decoder_start_token_id to its config.json.")
 
 
 def _told(t: Translation) -> list[Event]:

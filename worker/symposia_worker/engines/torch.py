@@ -25,6 +25,7 @@ from symposia_worker.engines.loading import Model, load_model, return_memory
 from symposia_worker.engines.lora import adapt
 from symposia_worker.engines.norms import fuse_norms
 from symposia_worker.engines.packed import pack
+from symposia_worker.engines.pair import TorchPair
 from symposia_worker.engines.prefixes import Prefixes
 from symposia_worker.engines.protocol import Base, Dtype, Event, Failed, Generate, Load, Loaded
 from symposia_worker.engines.selftest import self_test
@@ -237,7 +238,7 @@ class TorchEngine:
     def _lane(self, model: Model) -> Lane:
         if model.kind == "embed":
             return EncoderLane(model, budget_tokens=_chunk_tokens(model.parameters, self.device))
-        lane = Seq2SeqLane(model, max_rows=self.max_rows, budget_tokens=_chunk_tokens(model.parameters, self.device),
+        lane = Seq2SeqLane(model, TorchPair(model), max_rows=self.max_rows, budget_tokens=_chunk_tokens(model.parameters, self.device),
                            room=lambda: self._room() + lane.cache_bytes)
         return lane
 

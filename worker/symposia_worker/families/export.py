@@ -20,7 +20,8 @@ from typing import Any
 from symposia_worker.engines.paged import BLOCK_TOKENS, Paged
 from symposia_worker.engines.protocol import Mode
 from symposia_worker.engines.runtime import MODEL_BIN, MODEL_XML, openvino
-from symposia_worker.families.forms import ALLOWED, MOST_LOSS, FormReport
+from symposia_worker.families.forms import ALLOWED, ALLOWED_PAIRS, MOST_LOSS, FormReport, suits
+from symposia_worker.families.kinds import kind_of
 from symposia_worker.families.measure import decode_rate, precisions, processor
 from symposia_worker.families.probe import Refused, _memory_available
 
@@ -48,7 +49,10 @@ def export(folder: Path, out: Path, *, threads: int) -> list[FormReport]:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    _require_room(folder)
+    if _require_room(folder) == "seq2seq":
+        from symposia_worker.families.export_pair import export_pair
+
+        return export_pair(folder, out, threads=threads)
     torch.set_num_threads(threads)
     openvino()
     tell("loading it in float32")
@@ -61,8 +65,8 @@ def export(folder: Path, out: Path, *, threads: int) -> list[FormReport]:
                if i < vocabulary]
     tell("reading the passage with torch")
     reference = _torch_perplexity(network, passage, vocabulary, context)
-    prompts = _prompts(passage, network.config, context)
-    _write_forms(network, folder, out, vocabulary=vocabulary)
+    prompts = prompts_of(passage, network.config, context)
+    write_forms(network, folder, out, task="text-generation-with-past", models=(MODEL_XML,), vocabulary=vocabulary)
     tested = Tested(out, passage=passage, prompts=prompts, context=context, vocabulary=vocabulary, reference=reference, threads=threads)
     return [tested.exact(network), tested.fast()]
 
@@ -124,7 +128,7 @@ class Tested:
         rate, rows = decode_rate(self.out / mode, mode, self.prompts, threads=self.threads)
         activations, cache = precisions(self.out / mode, mode, threads=self.threads)
         size = sum((self.out / mode / name).stat().st_size for name in (MODEL_XML, MODEL_BIN))
-        return FormReport(mode=mode, bytes=size, perplexity=_number(perplexity), perplexity_float32=_number(self.reference), tokens_per_s=rate,
+        return FormReport(mode=mode, bytes=size, perplexity=number_of(perplexity), perplexity_float32=number_of(self.reference), tokens_per_s=rate,
                           rows=rows, threads=self.threads, processor=processor(), activations=activations, cache=cache)
 
     def _paged(self, mode: Mode, *, blocks: int) -> Paged:
@@ -149,38 +153,45 @@ def windows(ids: list[int], most: int) -> list[list[int]]:
     return [piece for piece in pieces if len(piece) > 1]
 
 
-def _write_forms(network: Any, folder: Path, out: Path, *, vocabulary: int) -> None:
+def write_forms(network: Any, folder: Path, out: Path, *, task: str, models: tuple[str, ...], vocabulary: int | None = None) -> None:
+    """``out/exact`` and ``out/fast``. ``models``: the names Optimum gives; of the first, ids from ``vocabulary`` on are never the best."""
     import nncf
     from optimum.exporters.openvino import export_from_model
     from optimum.intel import OVConfig
 
     tell("exporting it")
     _lift_limit(network.config.model_type)
-    export_from_model(network, out / "exact", task="text-generation-with-past", ov_config=OVConfig(dtype="fp32"), stateful=True)
+    export_from_model(network, out / "exact", task=task, ov_config=OVConfig(dtype="fp32"), stateful=True)
+    made = {name for model in models for name in (model, _weights_of(model))}
     for path in (out / "exact").iterdir():
-        if path.name not in (MODEL_XML, MODEL_BIN, "config.json", "generation_config.json"):
+        if path.name not in (*made, "config.json", "generation_config.json"):
             path.unlink()
     for path in folder.iterdir():
         if path.is_file() and path.name.lower().startswith(_KEPT):
             shutil.copy(path, out / "exact" / path.name)
-    model = openvino().Core().read_model(out / "exact" / MODEL_XML)
-    if _mask_padding(model, vocabulary):
-        _save(model, out / "masked")
-        for name in (MODEL_XML, MODEL_BIN):
-            (out / "masked" / name).replace(out / "exact" / name)
-        (out / "masked").rmdir()
-        model = openvino().Core().read_model(out / "exact" / MODEL_XML)
-    tell("quantising its weights to 8 bits")
-    compressed = nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_ASYM)
-    _save(compressed, out / "fast")
+    (out / "fast").mkdir()
+    for name in models:
+        model = openvino().Core().read_model(out / "exact" / name)
+        if vocabulary is not None and _mask_padding(model, vocabulary):
+            (out / "masked").mkdir()
+            _save(model, out / "masked" / name)
+            for file in (name, _weights_of(name)):
+                (out / "masked" / file).replace(out / "exact" / file)
+            (out / "masked").rmdir()
+            model = openvino().Core().read_model(out / "exact" / name)
+        tell(f"quantising its weights to 8 bits ({name})")
+        _save(nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_ASYM), out / "fast" / name)
     for path in (out / "exact").iterdir():
-        if path.name not in (MODEL_XML, MODEL_BIN):
+        if path.name not in made:
             shutil.copy(path, out / "fast" / path.name)
 
 
-def _save(model: Any, folder: Path) -> None:
-    folder.mkdir()
-    openvino().save_model(model, folder / MODEL_XML, compress_to_fp16=False)
+def _weights_of(model: str) -> str:
+    return model.removesuffix(".xml") + ".bin"
+
+
+def _save(model: Any, path: Path) -> None:
+    openvino().save_model(model, path, compress_to_fp16=False)
 
 
 def _mask_padding(model: Any, vocabulary: int) -> bool:
@@ -211,7 +222,7 @@ def _lift_limit(model_type: str) -> None:
         model_configs.Gemma3TextOpenVINOConfig.MAX_TRANSFORMERS_VERSION = "5.5.99"
 
 
-def _prompts(passage: list[int], config: Any, context: int) -> list[list[int]]:
+def prompts_of(passage: list[int], config: Any, context: int) -> list[list[int]]:
     """Prompts of mixed lengths, the longest beyond the model's local window where its context allows."""
     window = max((w for name in ("sliding_window", "window_size", "attention_window") if isinstance(w := getattr(config, name, None), int)),
                  default=0)
@@ -241,22 +252,26 @@ def _context(config: Any) -> int:
     return _WINDOW
 
 
-def _require_room(folder: Path) -> None:
+def _require_room(folder: Path) -> str:
+    """The kind of checkpoint in ``folder``. Raises Refused where no form is made of it, or memory is short."""
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    if config.model_type not in ALLOWED:
-        raise Refused(f"the architecture {config.model_type} is not among those that OpenVINO GenAI serves rightly ({', '.join(ALLOWED)}).",
-                      "It is served by torch.")
+    kind = kind_of(config) or ""
+    if not suits(config.model_type, kind):
+        raise Refused(f"the architecture {config.model_type} is not among those that OpenVINO serves rightly "
+                      f"({', '.join((*ALLOWED, *ALLOWED_PAIRS))}).", "It is served by torch.")
     from symposia_worker.models.weights import read_weights
 
     needed, free = read_weights(folder).parameters * 4 * _MEMORY_FACTOR, _memory_available()
     if needed > free:
         raise Refused(f"its export needs about {needed / 1e9:.1f} GB of memory, and {free / 1e9:.1f} GB are free.",
                       "Free some, or run `symposia models export` on a larger machine.")
+    return kind
 
 
-def _number(value: float) -> float | None:
+def number_of(value: float) -> float | None:
+    """``value`` to four places; None where it is no number."""
     return round(value, 4) if math.isfinite(value) else None
 
 

@@ -11,8 +11,16 @@ from symposia_shared.values import Value
 #: mpt (ALiBi) and for gpt_neo (past its local window), and refuses xglm (facts: openvino).
 ALLOWED = ("llama", "qwen2", "phi", "phi3", "stablelm", "codegen", "gemma3_text")
 
+#: encoder-decoders whose forms gave torch's tokens in our own lane
+ALLOWED_PAIRS = ("t5",)
+
 #: a form whose perplexity on ``passage.txt`` is worse than torch float32's by more than this share is refused
 MOST_LOSS = 0.01
+
+
+def suits(model_type: str, kind: str) -> bool:
+    """Whether forms are made of a checkpoint: ``kind`` is ``generate``, ``seq2seq`` or ``embed``."""
+    return model_type in {"generate": ALLOWED, "seq2seq": ALLOWED_PAIRS}.get(kind, ())
 
 
 class FormReport(Value):
@@ -23,7 +31,7 @@ class FormReport(Value):
     refused: str | None = None
     #: of weights and model file
     bytes: int = Field(0, ge=0)
-    #: on ``passage.txt``, as served
+    #: on ``passage.txt``, as served; of an encoder-decoder, of every second piece of it given the one before
     perplexity: float | None = None
     #: torch's in float32 on the same text
     perplexity_float32: float | None = None

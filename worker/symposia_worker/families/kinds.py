@@ -16,7 +16,7 @@ SEQ2SEQ_TYPES = ("t5", "mt5", "umt5")
 _LENGTH_DEPENDENT_ROPE = ("dynamic", "longrope")
 
 #: a tokenizer without a limit says 10**30
-_NO_LIMIT = 10**9
+NO_LIMIT = 10**9
 
 
 def architecture_of(config: Any) -> str:
@@ -51,7 +51,7 @@ def context_of(config: Any, tokenizer: Any = None) -> int | None:
     length = _configured(config, family)
     limit = int(getattr(tokenizer, "model_max_length", 0) or 0)
     if length is None:
-        return limit if 0 < limit < _NO_LIMIT else None
+        return limit if 0 < limit < NO_LIMIT else None
     rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
     if isinstance(rope, dict) and rope.get("rope_type", rope.get("type")) in _LENGTH_DEPENDENT_ROPE:
         trained = rope.get("original_max_position_embeddings") or getattr(config, "original_max_position_embeddings", None)

@@ -17,7 +17,8 @@ from pydantic import Field
 from symposia_shared.catalogue import FormMode, FormOf, Sha256
 from symposia_shared.errors import BadInput, SymposiaError
 from symposia_shared.values import Value
-from symposia_worker.families.forms import ALLOWED, FormReport
+from symposia_worker.families.forms import ALLOWED, ALLOWED_PAIRS, FormReport
+from symposia_worker.families.forms import suits as suited
 from symposia_worker.models.cache import shared_cache
 from symposia_worker.models.exporting import run_export, run_measure
 from symposia_worker.models.locks import locked
@@ -77,9 +78,9 @@ def servable() -> bool:
 
 
 def suits(manifest: Manifest) -> bool:
-    """Whether forms of a checkpoint may be made: it is a decoder of an allowed architecture, and no form itself."""
+    """Whether forms of a checkpoint may be made: it is a decoder or an encoder-decoder of an allowed architecture, and no form itself."""
     facts = manifest.facts
-    return facts.form_of is None and facts.adapter_of is None and facts.model_type in ALLOWED and "generate" in facts.capabilities
+    return facts.form_of is None and facts.adapter_of is None and any(suited(facts.model_type, kind) for kind in facts.capabilities)
 
 
 def told(models: ModelStore, manifest: Manifest) -> Forms | None:
@@ -111,7 +112,7 @@ def make(models: ModelStore, model: str, *, cache: Path, threads: int, progress:
     if known is not None and all(r.refused or form(models, manifest, r.mode) for r in known.reports):
         return known
     if not suits(manifest):
-        raise BadInput(f"{model} is a {manifest.facts.model_type}; forms are made of {', '.join(ALLOWED)}.", field="model", value=model,
+        raise BadInput(f"{model} is a {manifest.facts.model_type}; forms are made of {', '.join((*ALLOWED, *ALLOWED_PAIRS))}.", field="model", value=model,
                        remedy="It is served by torch.")
     checkpoints = shared_cache(cache)
     try:

@@ -38,14 +38,16 @@ class Weights:
     size: int
 
 
-#: an exported form's, which has no safetensors
-_FORM = ("openvino_model.bin", "openvino_model.xml")
+#: an exported form's, which has no safetensors: a decoder's, and an encoder-decoder's
+_FORMS = (("openvino_model.bin", "openvino_model.xml"),
+          ("openvino_decoder_model.bin", "openvino_decoder_model.xml", "openvino_encoder_model.bin", "openvino_encoder_model.xml"))
 
 
 def form_files(folder: Path) -> list[str]:
     """Paths under ``folder`` of the files that make an exported form, in order. Raises BadInput."""
-    kept = sorted(p.name for p in folder.iterdir() if p.is_file() and (p.name in _FORM or _is_kept(p.name)))
-    if any(name not in kept for name in ("config.json", *_FORM)) or any(name.endswith(".safetensors") for name in kept):
+    models = {name for form in _FORMS for name in form}
+    kept = sorted(p.name for p in folder.iterdir() if p.is_file() and (p.name in models or _is_kept(p.name)))
+    if "config.json" not in kept or set(kept) & models not in map(set, _FORMS) or any(name.endswith(".safetensors") for name in kept):
         raise BadInput(f"{folder} is no exported form.", field="folder", value=str(folder), remedy="Export the checkpoint again.")
     for path in kept:
         within(folder, path)
