@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 import transformers
@@ -17,15 +19,18 @@ from s3 import running_s3
 from symposia_shared import catalogue
 from symposia_shared.prompts import Sampling, user
 from symposia_shared.store import Store
-from symposia_shared.turns import Completion
+from symposia_shared.turns import Completion, Turn
 from symposia_worker.engines.batch import Batch
+from symposia_worker.engines.client import EngineProcess
 from symposia_worker.engines.loading import load_model
-from symposia_worker.engines.protocol import Done, Generate, Load
+from symposia_worker.engines.protocol import Done, Generate, Load, Mode
 from symposia_worker.engines.seq2seq import Seq2SeqLane
 from symposia_worker.engines.torch import TorchEngine
-from symposia_worker.models import ingest, trial
+from symposia_worker.families.forms import MOST_LOSS
+from symposia_worker.models import forms, ingest, trial
 from symposia_worker.models.cache import ModelCache
 from symposia_worker.models.manifest import Manifest
+from symposia_worker.models.seats import EngineSeat, seat_of, stored_checkpoint
 from symposia_worker.models.store import ModelStore
 from trials import tried_here
 
@@ -245,3 +250,54 @@ def test_a_t5_answers_what_one_by_one_generate_answers(stored: Stored) -> None:
         assert asked.tokens(str(n)) == out.tolist()
         assert asked.done[str(n)].usage.prompt_tokens == ids.shape[1]
     asked.unload()
+
+
+@pytest.mark.parametrize("stored", [c for c in EIGHTEEN if c.kind == "seq2seq"], ids=lambda c: c.slug, indirect=True)
+@pytest.mark.parametrize("mode", ["exact", "fast"])
+def test_a_t5s_form_is_exported_stored_pulled_loaded_asked_and_unloaded(stored: Stored, models: ModelStore, tmp_path: Path, mode: Mode) -> None:
+    pytest.importorskip("openvino_genai")
+    pytest.importorskip("optimum.intel")
+    assert forms.suits(stored.manifest)
+    made = forms.make(models, stored.manifest.id, cache=tmp_path / "export", threads=1)
+    report = made.report(mode)
+    assert report is not None
+    assert report.refused is None
+    assert report.loss is not None
+    assert report.loss <= MOST_LOSS
+    seat = seat_of(models, stored.manifest, device="cpu", engine="openvino", mode=mode)
+    assert seat == EngineSeat("openvino", mode, forms.form_id(stored.manifest.id, mode))
+    form = models.require(seat.stored)
+    assert models.verify(form.id) == form
+    assert {f.path for f in form.files} >= {f"openvino_{part}_model.{suffix}" for part in ("encoder", "decoder") for suffix in ("xml", "bin")}
+    planned = stored_checkpoint(models, stored.manifest.id, device="cpu", engine="auto", mode=mode)
+    folder = ModelCache(tmp_path / "cache").fetch(models, seat.stored)
+
+    engine = EngineProcess("cpu", 1 << 28, threads=1)
+    engine.start()
+    try:
+        process, after = psutil.Process(engine.pid), []
+        for _ in range(2):
+            loaded = engine.load("t5", str(folder), engine="openvino", mode=mode)
+            assert (loaded.capabilities, loaded.context, loaded.bytes) == (("seq2seq",), 128, planned.bytes)
+            texts = answers(engine, 12)
+            engine.unload("t5")
+            after.append(process.memory_info().rss)
+        assert after[1] - after[0] < 32e6
+    finally:
+        engine.stop()
+    if mode == "exact":
+        for prompt, text in zip(PROMPTS, texts, strict=True):
+            out = stored.plain.generate(stored.tokenizer(prompt, return_tensors="pt")["input_ids"], max_new_tokens=12, do_sample=False)[0, 1:]
+            assert text == stored.tokenizer.decode(out, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+
+def answers(engine: EngineProcess, most: int) -> list[str]:
+    """What it writes to PROMPTS, asked at once."""
+    replies: dict[int, Any] = {}
+    over = threading.Semaphore(0)
+    for n, prompt in enumerate(PROMPTS):
+        turn = Turn(member="m", model="t5", messages=user(prompt), sampling=Sampling(max_tokens=most))
+        engine.generate(str(n), turn, None, lambda reply, n=n: (replies.__setitem__(n, reply), over.release()))  # type: ignore[misc]
+    assert all(over.acquire(timeout=60) for _ in PROMPTS)
+    assert all(isinstance(reply, Completion) for reply in replies.values()), replies
+    return [replies[n].text for n in range(len(PROMPTS))]

@@ -73,6 +73,22 @@ def test_the_form_is_made_once_and_exact_says_what_torch_says(tmp_path: Path) ->
     assert texts(tmp_path / "form.jsonl") == by_torch
 
 
+def test_a_t5_is_exported_and_answers_what_torch_answers(tmp_path: Path) -> None:
+    pytest.importorskip("openvino_genai", reason="pip install 'symposia[openvino]'")
+    pytest.importorskip("optimum.intel", reason="pip install 'symposia[openvino]'")
+    from catalogue_tiny import EIGHTEEN, plain
+
+    folder, _ = plain(next(c for c in EIGHTEEN if c.slug == "codet5-large-ntp-py"), tmp_path / "t5")
+    cache, source = tmp_path / "cache", completions(tmp_path / "in.jsonl", max_tokens=12)
+    ran(source, tmp_path / "torch.jsonl", "--engine", "torch", model=str(folder), cache=cache)
+    said = ran(source, tmp_path / "out.jsonl", "--engine", "openvino", model=str(folder), cache=cache).stderr
+    assert "tok/s, openvino exact" in said
+    assert texts(tmp_path / "out.jsonl") == texts(tmp_path / "torch.jsonl")
+    assert local_seat(LocalCheckpoint("t5", folder), device="cpu", engine="auto", mode="fast", cache=cache, threads=1).engine == "openvino"
+    (form,) = (cache / "forms").glob("*/fast")
+    assert local_seat(LocalCheckpoint("t5", form), device="cpu", engine="openvino", mode="fast", cache=cache, threads=1).folder == form
+
+
 def test_an_encoders_vectors_are_written_in_float32s_digits(tmp_path: Path) -> None:
     import torch
     from transformers import AutoModel, AutoTokenizer

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import subprocess
@@ -11,12 +12,14 @@ import pytest
 pytest.importorskip("openvino_genai")
 pytest.importorskip("optimum.intel")
 
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
 from forms import exported
 from symposia_worker.engines.paged import Paged
 from symposia_worker.families.export import Tested, export, greedy, prompts_of, windows
+from symposia_worker.families.export_pair import TestedPair
 from symposia_worker.families.probe import Refused
+from symposia_worker.models.exporting import run_measure
 from tiny import tiny_checkpoint
 
 
@@ -72,6 +75,65 @@ def test_an_exact_form_of_other_weights_is_refused(forms: Path, tmp_path: Path) 
 def test_an_architecture_that_genai_serves_wrongly_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Refused, match="mpt is not among"):
         export(tiny_checkpoint(tmp_path / "mpt", "mpt"), tmp_path / "out", threads=1)
+
+
+@pytest.fixture(scope="module")
+def t5(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return exported(tmp_path_factory.mktemp("forms"), "t5")
+
+
+def prepared_pair(forms: Path, *, reference: float) -> TestedPair:
+    tokenizer = AutoTokenizer.from_pretrained(forms / "torch")
+    passage = tokenizer("The captain wrote down what he had seen, and nobody read it. " * 12)["input_ids"]
+    return TestedPair(forms, passage=passage, prompts=[passage[:5], passage[3:90]], context=128, vocabulary=420, reference=reference, threads=1)
+
+
+def test_a_t5s_forms_are_tested_with_rows_that_leave_and_measured_by_a_target_given_its_source(t5: Path, tmp_path: Path) -> None:
+    import torch
+
+    forms = Path(shutil.copytree(t5, tmp_path / "forms"))
+    network = AutoModelForSeq2SeqLM.from_pretrained(forms / "torch").eval()
+    tested = prepared_pair(forms, reference=1.0)
+    source, target = windows(tested.passage, 127)[:2]
+    with torch.inference_mode():
+        loss = network(input_ids=torch.tensor([source]), labels=torch.tensor([target])).loss  # transformers' own shift to the right
+    tested.passage = [*source, *target]
+    report = tested.exact(network)
+    assert report.refused is None
+    assert report.perplexity == pytest.approx(math.exp(loss), rel=1e-4)
+    assert (report.activations, report.cache) == ("f32", "f32")
+    assert report.bytes == sum(path.stat().st_size for path in (forms / "exact").glob("openvino_*"))
+    assert report.tokens_per_s is not None
+    assert report.tokens_per_s > 0
+
+    perplexity = tested._measured("fast").perplexity
+    assert perplexity is not None
+    tested.reference = perplexity / 1.005
+    assert tested.fast().refused is None
+    tested.reference = perplexity / 1.02
+    refused = tested.fast().refused
+    assert refused is not None
+    assert "+2.00%" in refused
+    assert not (forms / "fast").exists()
+
+
+def test_an_exact_form_of_another_t5s_weights_is_refused(t5: Path, tmp_path: Path) -> None:
+    import torch
+
+    forms = Path(shutil.copytree(t5, tmp_path / "forms"))
+    network = AutoModelForSeq2SeqLM.from_pretrained(forms / "torch").eval()
+    with torch.no_grad():
+        network.decoder.block[1].layer[1].EncDecAttention.v.weight.mul_(1.5)
+    refused = prepared_pair(forms, reference=1.0).exact(network)
+    assert refused.refused is not None
+    assert "below torch's best logit" in refused.refused
+    assert not (forms / "exact").exists()
+
+
+def test_the_rate_of_a_t5s_form_is_measured_again_by_a_process_of_its_own(t5: Path) -> None:
+    rate = run_measure(t5 / "fast", "fast", name="tiny", threads=1)
+    assert (rate.rows, rate.threads) == (8, 1)
+    assert rate.tokens_per_s > 0
 
 
 def test_the_self_test_reads_beyond_any_local_window() -> None:
