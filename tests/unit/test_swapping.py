@@ -179,6 +179,25 @@ def test_what_cannot_begin_now_is_handed_back_and_not_taken_again_at_once(ledger
     assert not running.device.asked
 
 
+def test_a_turn_whose_commit_waits_is_not_taken_for_one_that_was_stopped(ledger: Ledger, caplog: pytest.LogCaptureFixture) -> None:
+    # Given more replies than are committed at once, and an S3 that takes its time
+    taking = threading.Event()
+    caplog.set_level("INFO")
+    with Running(ledger, ["a"], room=1, policy=FAST) as running:
+        put, cancelled = running.shelf.put_once, []
+        running.shelf.put_once = lambda *args: (taking.wait(20), put(*args))[1]  # type: ignore[method-assign]
+        running.device.cancel = cancelled.append  # type: ignore[method-assign]
+        running.ask(*["a"] * 14)
+        running.until(lambda: sum(t.recorded for t in running.pool.tickets.all()) >= 4)
+        # When the pool renews its leases, then it cancels nothing
+        running.pool.heartbeat._renew()
+        assert not cancelled
+        assert "was closed" not in caplog.text
+        taking.set()
+        running.until(running.served)
+    assert len(running.shelf.bodies) == 14
+
+
 def test_what_gathers_while_it_may_wait_is_served_by_one_load(ledger: Ledger) -> None:
     with Running(ledger, ["a", "b", "c"], room=1, policy=SwapAware(longest_wait_s=3.0, tick_s=0.02)) as running:
         running.ask("a")
