@@ -191,7 +191,8 @@ def _table(runs: dict[str, list[tuple[Run, Gauge]]], ready_s: dict[str, float]) 
         first = Spread.of([percentile(r.ttft_s, 0.5) for r, _ in found]).median
         use, memory = Spread.of([g.mean for _, g in found]).median, max(g.memory_bytes for _, g in found)
         faults = [f for r, _ in found for f in r.faults]
-        rows.append([name, f"{rate.median:.1f}", f"{rate.least:.1f} to {rate.most:.1f}", "–" if math.isnan(base) else f"{rate.median / base:.2f}", f"{first:.2f}",
+        times = "–" if math.isnan(base) else f"{rate.median / base:.2f}"
+        rows.append([name, f"{rate.median:.1f}", f"{rate.least:.1f} to {rate.most:.1f}", times, f"{first:.2f}",
                      "–" if math.isnan(use) else f"{use:.0f} %", f"{memory / 1e9:.1f}" if memory else "–",
                      f"{Spread.of([r.cpu_s for r, _ in found]).median:.1f}", f"{ready_s[name]:.1f}", faults[0] if faults else "none"])
     return table(["contender", "tokens/s", "min to max", f"× {BASE}", "first token p50 s", "use of the GPU", "GPU memory, GB", "CPU s", "ready after s",

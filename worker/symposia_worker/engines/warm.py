@@ -62,10 +62,8 @@ class Warm(Generic[Kept]):
         before = self._kept.pop(key, None)
         while sum(copy.size for copy in self._kept.values()) + size > self.limit_bytes:
             self._give_up()
-        if before is not None and before.network is network:
-            weights = before.weights
-        else:
-            weights = [_host_copy(parameter) for parameter in network.parameters()]
+        same = before is not None and before.network is network
+        weights = before.weights if before and same else [_host_copy(parameter) for parameter in network.parameters()]
         for parameter, weight in zip(network.parameters(), weights, strict=True):
             parameter.data = weight
         network.to("cpu")  # what is no weight: an architecture may have computed it anew since
