@@ -15,6 +15,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -141,13 +142,14 @@ def requests_for(tokenizer: Any, *, wanted: int, new: int, longest: int) -> list
 def measure(folder: Path, size: str, given: argparse.Namespace) -> str:
     """One size's table."""
     checkpoint, tokenizer = made(folder, size, dtype=given.dtype, tiny=given.tiny)
+    told: dict[str, float] = {}
     requests = requests_for(tokenizer, wanted=given.requests, new=given.new, longest=given.longest)
     orders = [o for o in torch_orders(checkpoint, device=given.device, dtype=given.dtype, slots=given.slots, longest=given.longest)
               if o.name != "static batches"]
     if given.queue:
         mode = "fast" if given.dtype == "bfloat16" else "exact"
         devices = given.device if given.device == "cpu" else f"{given.device}={CUDA_BYTES >> 30}GiB"
-        orders.append(queue_order(checkpoint, folder / "stack", slots=given.slots, longest=given.longest,
+        orders.append(queue_order(checkpoint, folder / f"{size}-stack", slots=given.slots, longest=given.longest,
                                   flags=f"--no-api --devices={devices} --engine=torch --mode={mode}",
                                   pushed="--untrained --no-export"))
     orders = [o for o in orders if not given.only or any(part in o.name for part in given.only)]
@@ -159,25 +161,29 @@ def measure(folder: Path, size: str, given: argparse.Namespace) -> str:
             # one by one is slow and its rate does not depend on how many there are: a part is enough
             asked = requests[: max(4, len(requests) // 8)] if order.name == BASE else requests
             try:
-                ran = _one(order, asked, given, folder)
+                ran, ready_s = _one(order, asked, given, folder)
                 runs.setdefault(order.name, []).append(ran)
+                told.setdefault(order.name, ready_s)  # later ones find a stack's checkpoint stored and cached
             except Failed as failed:
                 missing[order.name] = str(failed)
     prompts = sorted(len(r.ids) for r in requests)
     said = (f"{size}, {given.dtype}, random weights: {len(requests)} requests at once of {prompts[0]} to {prompts[-1]} tokens (sum {sum(prompts)}), "
             f"{given.new} new each; {given.rounds} rounds, medians; one by one over {max(4, len(requests) // 8)} of them")
-    return "\n\n".join([said, _table(runs), *(f"{name}: not measured: {why}" for name, why in missing.items())])
+    return "\n\n".join([said, _table(runs, told), *(f"{name}: not measured: {why}" for name, why in missing.items())])
 
 
-def _one(order: Order, requests: Sequence[Request], given: argparse.Namespace, folder: Path) -> tuple[Run, Gauge]:
+def _one(order: Order, requests: Sequence[Request], given: argparse.Namespace, folder: Path) -> tuple[tuple[Run, Gauge], float]:
     with Contender(order, threads=given.threads, log=folder / "log") as contender:
         contender.run([Request(f"warm {n}", r.ids[: len(r.ids) // 2], r.text[: len(r.text) // 2], 4) for n, r in enumerate(requests[:4])], within_s=900)
         with Gauge(given.device) as gauge:
             seen = contender.run(requests, within_s=1800)
-    return run_of(requests, seen.answers, began=seen.began, cpu_s=seen.cpu_s, rss_bytes=seen.rss_bytes, others_cores=seen.others_cores), gauge
+        ready_s = contender.ready.load_s if contender.ready else math.nan
+    run = run_of(requests, seen.answers, began=seen.began, cpu_s=seen.cpu_s, rss_bytes=seen.rss_bytes, others_cores=seen.others_cores)
+    return (run, gauge), ready_s
 
 
-def _table(runs: dict[str, list[tuple[Run, Gauge]]]) -> str:
+def _table(runs: dict[str, list[tuple[Run, Gauge]]], ready_s: dict[str, float]) -> str:
+    """``ready_s``: seconds from the start of a contender's process to its being ready, the first time."""
     base = Spread.of([r.tokens_per_s for r, _ in runs[BASE]]).median if BASE in runs else math.nan
     rows = []
     for name, found in runs.items():
@@ -185,9 +191,12 @@ def _table(runs: dict[str, list[tuple[Run, Gauge]]]) -> str:
         first = Spread.of([percentile(r.ttft_s, 0.5) for r, _ in found]).median
         use, memory = Spread.of([g.mean for _, g in found]).median, max(g.memory_bytes for _, g in found)
         faults = [f for r, _ in found for f in r.faults]
-        rows.append([name, f"{rate.median:.1f}", f"{rate.least:.1f} to {rate.most:.1f}", f"{rate.median / base:.2f}", f"{first:.2f}",
-                     "–" if math.isnan(use) else f"{use:.0f} %", f"{memory / 1e9:.1f}" if memory else "–", faults[0] if faults else "none"])
-    return table(["contender", "tokens/s", "min to max", f"× {BASE}", "first token p50 s", "use of the GPU", "GPU memory, GB", "faults"], rows)
+        times = "–" if math.isnan(base) else f"{rate.median / base:.2f}"
+        rows.append([name, f"{rate.median:.1f}", f"{rate.least:.1f} to {rate.most:.1f}", times, f"{first:.2f}",
+                     "–" if math.isnan(use) else f"{use:.0f} %", f"{memory / 1e9:.1f}" if memory else "–",
+                     f"{Spread.of([r.cpu_s for r, _ in found]).median:.1f}", f"{ready_s[name]:.1f}", faults[0] if faults else "none"])
+    return table(["contender", "tokens/s", "min to max", f"× {BASE}", "first token p50 s", "use of the GPU", "GPU memory, GB", "CPU s", "ready after s",
+                  "faults"], rows)
 
 
 def main() -> None:
@@ -204,6 +213,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--only", action="append", default=[], help="a part of a contender's name; may be given again. Default: all")
     parser.add_argument("--queue", action="store_true", help="also ours through a stack of its own: broker, store, pool")
+    parser.add_argument("--work", type=Path, help="where checkpoints, stacks and logs lie and stay; default: a temporary folder")
     parser.add_argument("--tiny", action="store_true", help="models of a few thousand parameters")
     given = parser.parse_args()
     if given.device.startswith("cuda"):
@@ -216,7 +226,7 @@ def main() -> None:
     told = {**machine.described(), "device": given.device if given.device == "cpu" else Gauge(given.device).name}
     print("; ".join(f"{k}: {v}" for k, v in told.items()))
     for size in given.size or SIZES:
-        with tempfile.TemporaryDirectory() as folder:
+        with nullcontext(given.work) if given.work else tempfile.TemporaryDirectory() as folder:
             print(f"\n{measure(Path(folder), size, given)}", flush=True)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from tokenizers import Tokenizer
-from transformers import AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from catalogue_tiny import EIGHTEEN, TinyCheckpoint
 from symposia_worker.families import codegen25, grouped_mpt
@@ -306,6 +306,31 @@ def test_a_random_model_is_refused_unless_it_is_said_to_be_untrained_and_its_bit
     told = probe(folder, untrained=True)
     assert told.bits_per_byte is not None
     assert told.bits_per_byte > 3
+
+
+@pytest.mark.parametrize("stored", ["bfloat16", "float16"])
+def test_half_precision_is_tried_in_float32_where_there_is_room(stored: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    # Given a checkpoint in half precision, which processors without instructions for it multiply on one core
+    from symposia_worker.families import probe as module
+
+    folder = tiny_checkpoint(tmp_path / "m", max_position_embeddings=1024)
+    AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, stored)).save_pretrained(folder)
+    size = sum(p.stat().st_size for p in folder.glob("*.safetensors"))
+    tried: list[torch.dtype] = []
+    bits = module.bits_per_byte
+
+    def seen(model: Any, tokenizer: Any, text: str = module.PARAGRAPH) -> float:
+        tried.append(model.dtype)
+        return bits(model, tokenizer, text)
+
+    monkeypatch.setattr(module, "bits_per_byte", seen)
+    # When it is tried where float32 has room, and where it has none
+    wide = probe(folder, untrained=True)
+    monkeypatch.setattr(module, "_memory_available", lambda: 2 * size)
+    narrow = probe(folder, untrained=True)
+    # Then it is widened in the one case alone, and what it predicts is the same but for roundings
+    assert tried == [torch.float32] * 2 + [getattr(torch, stored)] * 2
+    assert wide.bits_per_byte == pytest.approx(narrow.bits_per_byte, rel=0.01)
 
 
 def test_a_model_of_code_alone_is_judged_by_code(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -286,3 +286,16 @@ def test_where_padding_is_free_groups_are_filled_whatever_their_lengths_and_nobo
             assert all(max(widest, len(r.ids)) * (len(group) + 1) > budget for r in waiting)
         taken += [line.readings[0].id for line in group]
     assert sorted(taken, key=int) == [str(n) for n in range(len(lengths))]
+
+
+def test_where_padding_is_free_what_fills_a_group_s_width_is_read_in_it() -> None:
+    # Given prompts of the lengths of the shipped ones, in an order in which long and short take turns
+    lengths = [558, 75, 437, 136, 106, 111, 348, 91, 80, 57, 100, 98, 142, 766, 67, 82, 108, 56, 100, 57, 136] * 3
+    waiting = deque(Reading(str(n), [n] * length) for n, length in enumerate(lengths))
+    groups = []
+    # When they are read in groups of the tokens that a GPU reads of 1.5e9 parameters at once
+    while waiting:
+        groups.append([len(line.ids) for line in next_group(waiting, places=64, budget=6476, prefix_of=lambda reading: None, padding_is_free=True)])
+    # Then there are three, and more than half of what is read is no padding
+    assert len(groups) == 3
+    assert sum(lengths) > sum(max(group) * len(group) for group in groups) / 2

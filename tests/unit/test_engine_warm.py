@@ -9,6 +9,7 @@ import torch
 
 from symposia_shared.errors import BadInput
 from symposia_shared.prompts import Sampling, user
+from symposia_worker.engines import warm as module
 from symposia_worker.engines.protocol import Done, Generate, Load
 from symposia_worker.engines.torch import TorchEngine
 from symposia_worker.engines.warm import Warm, WarmKey
@@ -57,3 +58,37 @@ def test_the_copy_kept_longest_ago_is_given_up_first_and_none_that_is_too_large_
     assert warm.take(keys["a"], "cpu") is None
     assert warm.take(keys["b"], "cpu") == "b"
     assert warm.bytes == 10
+
+
+def test_weights_are_copied_once_and_what_an_architecture_computed_since_comes_along(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given a network that was kept, came back, and computed a buffer anew
+    copied: list[torch.Size] = []
+    host_copy = module._host_copy
+
+    def seen(weight: torch.Tensor) -> torch.Tensor:
+        copied.append(weight.shape)
+        return host_copy(weight)
+
+    monkeypatch.setattr(module, "_host_copy", seen)
+    warm, network, key = Warm[str](20), torch.nn.BatchNorm1d(2), WarmKey("a", "folder", "float32")
+    warm.keep(key, "a", network, size=10)
+    assert warm.take(key, "cpu") == "a"
+    assert network.running_mean is not None
+    network.running_mean.fill_(3.0)
+    # When it leaves again, then no weight is copied again, and it is whole
+    warm.keep(key, "a", network, size=10)
+    assert len(copied) == 2
+    assert warm.take(key, "cpu") == "a"
+    assert network.running_mean.tolist() == [3.0, 3.0]
+    assert network.weight.tolist() == [1.0, 1.0]
+
+
+def test_copies_of_what_is_back_on_the_device_are_given_up_before_what_is_not() -> None:
+    warm, networks = Warm[str](20), {name: torch.nn.Linear(2, 2) for name in "abc"}
+    keys = {name: WarmKey(name, "folder", "float32") for name in "abc"}
+    for name in "ab":
+        warm.keep(keys[name], name, networks[name], size=10)
+    assert warm.take(keys["b"], "cpu") == "b"
+    assert warm.take(keys["b"], "cpu") is None  # it is there already
+    warm.keep(keys["c"], "c", networks["c"], size=10)
+    assert [warm.size(keys[name]) for name in "abc"] == [10, None, 10]

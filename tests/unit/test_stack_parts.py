@@ -23,7 +23,7 @@ from symposia_shared.errors import BadInput, BrokerUnavailable, StackUnavailable
 from symposia_shared.ledger import Ledger
 from symposia_shared.settings import Settings, load
 from symposia_worker.program import wanted
-from symposia_worker.stack import credentials, ports, state, tether
+from symposia_worker.stack import credentials, ports, services, state, tether
 from symposia_worker.stack.blueprint import Plan, draw, without_secrets
 from symposia_worker.stack.commands import SYMPOSIA, PoolOrder
 from symposia_worker.stack.devices import CPU_MEMORY_SHARE, DeviceShare, shares
@@ -121,6 +121,13 @@ def test_damaged_credentials_are_refused_with_the_remedy(folder: Folder, text: s
     folder.credentials.write_text(text)
     with pytest.raises(StackUnavailable, match="Remove it"):
         draw(folder, Plan(devices=()))
+
+
+@pytest.mark.parametrize(("memory", "kept"), [(1 << 30, 300 << 20), (16 << 30, 512 << 20), (128 << 30, 700 << 20)])
+def test_the_store_s_collector_has_a_share_of_the_memory_within_bounds(memory: int, kept: int, folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(services, "usable_memory", lambda: memory)
+    store = next(s for s in draw(folder, Plan(devices=())).services if s.role == "store")
+    assert store.environ["GOMEMLIMIT"] == str(kept)
 
 
 def test_what_the_environment_names_is_not_embedded(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ from symposia_shared.settings import load
 from symposia_shared.turns import Abstention, Completion, Turn, Usage
 from symposia_worker.course import Course
 from symposia_worker.placement import Placement
-from symposia_worker.pool import Pool
+from symposia_worker.pool import BELL_CLAIMS, Pool
 from symposia_worker.swapping import Brought, Swapping, Under
 
 
@@ -150,6 +150,52 @@ def test_more_checkpoints_than_fit_are_all_served_and_none_is_asked_while_it_is_
         assert not running.device.faults
         assert sorted(set(running.device.asked)) == sorted(names)
         assert len(running.shelf.bodies) == 90  # each has its one result
+
+
+def test_one_look_takes_all_that_waits_while_slots_are_free_and_no_more(ledger: Ledger) -> None:
+    # Given a pool of sixteen slots that nobody rings, and twenty turns of its resident checkpoint
+    running = Running(ledger, ["a"], room=1, policy=FAST)
+    running.device.held["a"] = threading.Event()
+    running.swapping.brought("a", running.device.bring("a"))
+    running.pool.tell_placement()
+    running.ask(*["a"] * 20)
+    # When it looks once, then its slots are full
+    running.pool.feed()
+    assert len(running.device.asked) == 16
+    running.device.held["a"].set()
+
+
+def test_what_cannot_begin_now_is_handed_back_and_not_taken_again_at_once(ledger: Ledger) -> None:
+    # Given turns of a checkpoint that was closed after its queue was looked at
+    running = Running(ledger, ["a"], room=1, policy=FAST)
+    running.swapping.brought("a", running.device.bring("a"))
+    running.pool.tell_placement()
+    running.ask(*["a"] * 20)
+    looks: list[int] = []
+    running.swapping.enter = lambda ticket: bool(looks.append(1))  # type: ignore[method-assign]
+    # When the pool looks once, then it tries as many as one round trip brings
+    running.pool.feed()
+    assert len(looks) == BELL_CLAIMS
+    assert not running.device.asked
+
+
+def test_a_turn_whose_commit_waits_is_not_taken_for_one_that_was_stopped(ledger: Ledger, caplog: pytest.LogCaptureFixture) -> None:
+    # Given more replies than are committed at once, and an S3 that takes its time
+    taking = threading.Event()
+    caplog.set_level("INFO")
+    with Running(ledger, ["a"], room=1, policy=FAST) as running:
+        put, cancelled = running.shelf.put_once, []
+        running.shelf.put_once = lambda *args: (taking.wait(20), put(*args))[1]  # type: ignore[method-assign]
+        running.device.cancel = cancelled.append  # type: ignore[method-assign]
+        running.ask(*["a"] * 14)
+        running.until(lambda: sum(t.recorded for t in running.pool.tickets.all()) >= 4)
+        # When the pool renews its leases, then it cancels nothing
+        running.pool.heartbeat._renew()
+        assert not cancelled
+        assert "was closed" not in caplog.text
+        taking.set()
+        running.until(running.served)
+    assert len(running.shelf.bodies) == 14
 
 
 def test_what_gathers_while_it_may_wait_is_served_by_one_load(ledger: Ledger) -> None:

@@ -64,12 +64,12 @@ class Heartbeat:
 
     def _renew(self) -> None:
         pool = self.pool
-        held = {t.claim.seat: t for t in pool.tickets.all()}
+        held = {t.claim.seat: t for t in pool.tickets.all() if not t.recorded}
         if not held:
             return
         for seat in pool.ledger.renew([(s, t.claim.fence) for s, t in held.items()]):
             ticket = held[seat]
-            if pool.tickets.get(ticket.id) is not None and pool.recorder.idle:
+            if pool.tickets.get(ticket.id) is not None and pool.recorder.idle and not ticket.recorded:
                 log.info("%s × %s r%d t%d stopped: the round was closed", ticket.claim.kind, seat.job_id, seat.round, seat.turn)
                 pool.engine.cancel(ticket.id)
                 pool.recorder.end(ticket, "stopped")

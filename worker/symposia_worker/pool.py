@@ -44,7 +44,7 @@ from symposia_worker.tickets import SUSPECT_DEATHS, Suspects, Ticket, Tickets
 
 log = logging.getLogger(__name__)
 
-#: turns one doorbell may claim: messages, not claims, are what a small turn costs (facts: ledger)
+#: turns claimed in one round trip; more follow while any are left, for messages, not claims, are what a small turn costs (facts: ledger)
 BELL_CLAIMS = 8
 #: a turn whose engine died this often while it ran is not tried again; nor one that was tried so often for whatever reason
 MOST_DEATHS, MOST_ATTEMPTS = 4, 20
@@ -192,10 +192,17 @@ class Pool:
         return "left to the ledger"
 
     def _claim(self, *, named: Seat | None = None, wait_s: float = 0.0) -> str:
-        """Lease turns for the free slots and begin them. Returns what became of the named one."""
+        """Lease turns for the free slots and begin them, until none is left. Returns what became of the named one."""
+        became, began = self._claim_some(named, wait_s)
+        while began and self._left > 0 and not self.stopping.is_set():
+            _, began = self._claim_some(None, 0.0)
+        return became
+
+    def _claim_some(self, named: Seat | None, wait_s: float) -> tuple[str, bool]:
+        """Lease a few and begin them: what became of the named one, and whether there were any and none was handed back."""
         most = self.tickets.reserve(BELL_CLAIMS, wait_s=wait_s, seat=named)
         if most == 0:
-            return "queued"
+            return "queued", False
         tickets: list[Ticket] = []
         try:
             # without the look-around a turn left to another pool, who was not told, would lie there
@@ -210,7 +217,7 @@ class Pool:
         self._left = claimed.left
         for ticket in tickets:
             self._begin(ticket)
-        return claimed.named
+        return claimed.named, bool(tickets) and not any(t.over.is_set() for t in tickets)
 
     def _begin(self, ticket: Ticket) -> None:
         claim = ticket.claim

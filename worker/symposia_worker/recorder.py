@@ -146,6 +146,7 @@ class Recorder:
         words = told(reply) if status in ("ok", "again") else status
         log.info("%s ← %s r%d t%d %s", claim.kind, seat.job_id, seat.round, seat.turn, words)
         if claim.kind in SINGLE_KINDS and closed:
+            ticket.recorded = True
             self.keeping.writers.submit(self._commit, ticket, words)
             return
         if ring == "advance":

@@ -37,6 +37,8 @@ class Ticket:
     over: threading.Event = field(default_factory=threading.Event)
     #: its doorbell's thread may go: it is over, or its reply waits on disk for S3
     let_go: threading.Event = field(default_factory=threading.Event)
+    #: the ledger has its reply, and it waits for its result's commit: there is no lease of it any more
+    recorded: bool = False
     #: it takes no slot any more: its reply is in the spool
     shelved: bool = False
 
