@@ -7,7 +7,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
@@ -26,6 +26,9 @@ class Beside(Protocol):
     """What runs beside the sweep in threads of its own."""
 
     def start(self) -> None: ...
+
+    def heed(self, due: Set[str]) -> None:
+        """What is due, as the sweep saw it (``Glance.due``): so that nobody else needs to look as often."""
 
     def stop(self) -> None: ...
 
@@ -127,8 +130,7 @@ class Coordinator:
                 if beats % 2 == 0:
                     self._beat()
                 if self.watch:
-                    self._sweep()
-                    self._occur()
+                    self._look()
             except Unavailable as error:
                 log.warning("sweep: %s", error)
                 self._wait_a_lease()
@@ -137,18 +139,24 @@ class Coordinator:
                 self._wait_a_lease()
             beats += 1
 
-    def _sweep(self) -> None:
-        run_id, uptime = self.ledger.run_id()
-        if run_id != self._run_id:
-            if self._run_id or uptime < LEASE_MS / 1000:
-                self._wait_a_lease()
-            self._run_id = run_id
+    def _look(self) -> None:
         asked = time.monotonic()
-        redis_s = self.ledger.now_s()
+        seen = self.ledger.glance()
+        if seen.run_id != self._run_id:
+            if self._run_id or seen.uptime_s < LEASE_MS / 1000:
+                self._wait_a_lease()
+            self._run_id = seen.run_id
         # of a slow answer it is not known when it was true
-        if time.monotonic() - asked < 0.5 and self._clocks.jumped(redis_s, asked):
+        if time.monotonic() - asked < 0.5 and self._clocks.jumped(seen.now_s, asked):
             log.warning("the clock of Redis has jumped; no lease is taken for lost until the pools have renewed theirs")
             self._wait_a_lease()
+        for one in self._beside:
+            one.heed(seen.due)
+        self._sweep()
+        if "occurrences" in seen.due:
+            self._occur()
+
+    def _sweep(self) -> None:
         for found in self.ledger.sweep(expire=time.monotonic() > self._blind_until):
             with self._mutex:
                 if found in self._busy:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+#: seconds between two looks while all that is served is resident, told and open
+IDLE_S = 1.0
 #: seconds between two looks at what is pinned
 PINS_EVERY_S = 2.0
 #: seconds before a load that could not be done now is tried again
@@ -91,6 +93,7 @@ class Swapping:
         """Serve a checkpoint that is not resident."""
         now = time.monotonic()
         self._registered.setdefault(checkpoint, Registered(bytes, engine=engine, under=under, demand=Demand(at_s=now, since_s=now)))
+        self._wake.set()
 
     def brought(self, checkpoint: str, brought: Brought) -> None:
         """A checkpoint is resident."""
@@ -168,7 +171,7 @@ class Swapping:
         if pool is None:
             return
         while not pool.stopping.is_set():
-            self._wake.wait(self.policy.tick_s)
+            self._wake.wait(self.policy.tick_s if self._has_to_look else IDLE_S)
             self._wake.clear()
             if not pool.revival.up or pool.heartbeat.ready_at is None:
                 continue
@@ -182,8 +185,12 @@ class Swapping:
                 pool.stopping.wait(1.0)
             pool.stopping.wait(self.policy.tick_s / 4)  # however often it is rung
 
+    @property
+    def _has_to_look(self) -> bool:
+        return self.on_demand or self._untold or self.residents.some_closed or self.policy.idle_ttl_s is not None
+
     def _step(self, pool: Pool) -> None:
-        if not (self.on_demand or self._untold or self.residents.some_closed or self.policy.idle_ttl_s is not None):
+        if not self._has_to_look:
             return
         self._look(pool)
         decision = self.policy.decide(self._view())

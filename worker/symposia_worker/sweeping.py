@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Set
 
 from symposia_shared.archive import Archive
 from symposia_shared.erasing import Places
@@ -36,6 +37,9 @@ class Sweeper:
     def stop(self) -> None:
         """End; a sweep that runs is left where it is, and may be."""
         self._stop.set()
+
+    def heed(self, due: Set[str]) -> None:
+        """Nothing of this is urgent."""
 
     def _loop(self) -> None:
         while not self._stop.wait(min(LOOK_S, self.lives.every_s)):

@@ -22,10 +22,8 @@ def serve(
         raise StackUnavailable("The HTTP API is not installed. Run `pip install 'symposia[api]'`.")
     settings = load(dir)
     _ = settings.broker, settings.signing_key  # for their errors: each names the remedy
-    import uvicorn
-
     from symposia.api.app import make
+    from symposia.api.server import run
 
     print(f"http://{host}:{port}/v1 (its page: http://{host}:{port}/docs)", flush=True)
-    uvicorn.run(make(settings), host=host, port=port, log_level="warning", access_log=False, server_header=False, timeout_keep_alive=30,
-                timeout_graceful_shutdown=3, http="h11", h11_max_incomplete_event_size=2 * settings.api.max_header_bytes)
+    run(make(settings), host=host, port=port, h11_max_incomplete_event_size=2 * settings.api.max_header_bytes)

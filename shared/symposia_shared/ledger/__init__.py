@@ -50,7 +50,7 @@ import redis
 
 from symposia_shared.errors import BrokerUnavailable, Busy
 from symposia_shared.jobs import SINGLE_KINDS
-from symposia_shared.ledger.entries import Claim, Claimed, LedgerJob, LedgerRound, LedgerTurn, NewJob, Recorded, Seat, round_of
+from symposia_shared.ledger.entries import TIMED, Claim, Claimed, Glance, LedgerJob, LedgerRound, LedgerTurn, NewJob, Recorded, Seat, round_of
 from symposia_shared.ledger.gate import Gate, Passed, passed
 from symposia_shared.results import ClosedBy
 from symposia_shared.retries import RETRIES, Retry
@@ -248,11 +248,18 @@ class Ledger:
             seconds, micros = self.redis.time()
             return float(seconds) + float(micros) / 1e6
 
-    def run_id(self) -> tuple[str, float]:
-        """The server's run id and its uptime in seconds."""
-        with away():
-            info = self.redis.info("server")
-            return info["run_id"], float(info["uptime_in_seconds"])
+    def glance(self) -> Glance:
+        """In one round trip: the server's run, its clock, and whether anything waits for one who looks now and then."""
+        with away(), self.redis.pipeline(transaction=False) as pipe:
+            pipe.info("server")
+            pipe.time()
+            for name in TIMED:
+                pipe.zrange(self.key(name), 0, 0, withscores=True)
+            pipe.zcard(self.key("batches"))
+            info, (seconds, micros), *soonest, batches = pipe.execute()
+        now_s = float(seconds) + float(micros) / 1e6
+        due = {name for name, first in zip(TIMED, soonest, strict=True) if first and first[0][1] <= now_s * 1000}
+        return Glance(info["run_id"], float(info["uptime_in_seconds"]), now_s, frozenset(due | ({"batches"} if batches else set())))
 
     def stats(self) -> dict[str, int]:
         """The counters, each at least 0."""

@@ -39,6 +39,23 @@ class NewJob:
     following_ms: int = 0
 
 
+#: what of a ledger is due by the clock and done by whoever looks for it
+TIMED = ("occurrences", "tellings", "notices")
+
+
+@dataclass(frozen=True, slots=True)
+class Glance:
+    """One look at the ledger's server."""
+
+    #: another one after each start of the server
+    run_id: str
+    uptime_s: float
+    #: Redis' own clock, epoch's seconds
+    now_s: float
+    #: those of ``TIMED`` with something whose time has come, and ``batches`` where there are any
+    due: frozenset[str]
+
+
 @dataclass(frozen=True, slots=True)
 class Seat:
     """The place of a turn: job, round, turn."""

@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 import uuid
+from collections.abc import Set
 
 from symposia_shared.batches.files import Files
 from symposia_shared.batches.records import Batches
@@ -28,8 +29,8 @@ def _old_files(places: Places, lives: RetentionSettings) -> int:
 
 has_a_life("files", _old_files)
 
-#: seconds between two looks for batches, and for files whose time has come
-LOOK_S, EXPIRE_S = 0.3, 60.0
+#: seconds between two looks for batches where nobody says that there are any, and for files whose time has come
+LOOK_S, EXPIRE_S = 2.0, 60.0
 #: batches driven at once by one coordinator; others wait in the order they came
 MOST_DRIVEN = 32
 
@@ -41,7 +42,7 @@ class Driver:
         self.seams = seams
         # a coordinator that was killed and is started again is another one: what it had known is gone
         self.owner = f"{name}:{uuid.uuid4().hex[:8]}"
-        self._stop = threading.Event()
+        self._stop, self._wake = threading.Event(), threading.Event()
         self._drives: dict[str, threading.Thread] = {}
         self._thread = threading.Thread(target=self._loop, name="batches", daemon=True)
 
@@ -52,6 +53,7 @@ class Driver:
     def stop(self) -> None:
         """End; another coordinator may take the batches at once."""
         self._stop.set()
+        self._wake.set()
         for thread in (self._thread, *self._drives.values()):
             if thread.is_alive():
                 thread.join(timeout=10.0)
@@ -61,9 +63,18 @@ class Driver:
         except Unavailable as error:
             log.warning("batches are let go by the clock: %s", error)
 
+    def heed(self, due: Set[str]) -> None:
+        """Look now if there are batches."""
+        if "batches" in due:
+            self._wake.set()
+
     def _loop(self) -> None:
         expired_at = time.monotonic()
-        while not self._stop.wait(LOOK_S):
+        while True:
+            self._wake.wait(LOOK_S)
+            self._wake.clear()
+            if self._stop.is_set():
+                return
             try:
                 self._look()
                 if time.monotonic() - expired_at > EXPIRE_S:

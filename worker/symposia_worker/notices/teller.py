@@ -9,6 +9,7 @@ import random
 import threading
 import time
 from collections import Counter
+from collections.abc import Set
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from urllib.parse import urlsplit
@@ -26,8 +27,8 @@ from symposia_worker.notices.posting import Posted, cut_all, post
 
 log = logging.getLogger(__name__)
 
-#: seconds between looks at what is due
-LOOK_S = 0.25
+#: seconds between looks at what is due where nobody says that something is
+LOOK_S = 2.0
 #: notices sent at once, and to one host at once: a slow one holds up no other
 SENDERS, PER_HOST = 16, 4
 #: seconds before the second try, and between tries at most; each is four times the one before
@@ -48,7 +49,9 @@ class Teller:
         self._senders = ThreadPoolExecutor(SENDERS, thread_name_prefix="notice")
         self._hosts: Counter[str] = Counter()
         self._mutex = threading.Lock()
-        self._stop = threading.Event()
+        self._stop, self._wake = threading.Event(), threading.Event()
+        #: whether a look found as much as could be begun, so that there may be more
+        self._more = False
         self._thread = threading.Thread(target=self._loop, name="teller", daemon=True)
 
     def start(self) -> None:
@@ -58,11 +61,21 @@ class Teller:
     def stop(self) -> None:
         """Begin nothing more; what is being sent is sent again by the next one, if its end is not written down."""
         self._stop.set()
+        self._wake.set()
         self._senders.shutdown(wait=False, cancel_futures=True)
         cut_all()
 
+    def heed(self, due: Set[str]) -> None:
+        """Look now if something is to be told."""
+        if due & {"tellings", "notices"}:
+            self._wake.set()
+
     def _loop(self) -> None:
-        while not self._stop.wait(LOOK_S):
+        while True:
+            self._wake.wait(LOOK_S)
+            self._wake.clear()
+            if self._stop.is_set():
+                return
             try:
                 self.look()
             except Unavailable as error:
@@ -78,7 +91,9 @@ class Teller:
             self.make(job_id)
         with self._mutex:
             free = SENDERS - sum(self._hosts.values())
-        for standing in self.outbox.due(free):
+        due = self.outbox.due(free)
+        self._more = len(due) == free
+        for standing in due:
             host = _host(standing.notice)
             with self._mutex:
                 busy = self._hosts[host] >= PER_HOST
@@ -144,6 +159,8 @@ class Teller:
         finally:
             with self._mutex:
                 self._hosts[host] -= 1
+            if self._more:
+                self._wake.set()
 
     def deliver(self, standing: Standing) -> None:
         """Send a notice once and write down what came of it."""

@@ -22,12 +22,19 @@ class Heartbeats(threading.Thread):
 
     def __init__(self, ledger: Ledger, host: str, *, every_s: float = 0.5) -> None:
         super().__init__(name="heartbeats", daemon=True)
-        self.ledger, self.host, self.every_s = ledger, host, every_s
+        self.ledger, self.host, self._usual_s = ledger, host, every_s
+        #: whether nobody waits for a worker to be ready: four times as rarely is often enough then
+        self.calm = False
         self._old = ledger.workers()
         self._beats: Mapping[int, Mapping[str, Any]] = {}
         #: pid → the beat's own time, and for how long of this thread's looks it has been the same
         self._still: dict[int, tuple[object, float]] = {}
         self._over = threading.Event()
+
+    @property
+    def every_s(self) -> float:
+        """Seconds between two looks."""
+        return self._usual_s * (4 if self.calm else 1)
 
     def run(self) -> None:
         while not self._over.wait(self.every_s):

@@ -13,6 +13,7 @@ from symposia_shared.broker import CHECKS
 from symposia_shared.errors import StackUnavailable
 from symposia_shared.ledger import Ledger, away
 from symposia_worker.stack import state
+from symposia_worker.stack.alarm import Alarm
 from symposia_worker.stack.blueprint import Blueprint, Plan, draw
 from symposia_worker.stack.commands import SYMPOSIA, WorkerCommands
 from symposia_worker.stack.disk import DiskSync
@@ -21,7 +22,8 @@ from symposia_worker.stack.heartbeats import HUNG_S, Heartbeats
 from symposia_worker.stack.part import Child, Part, began
 from symposia_worker.stack.stopping import end_leftovers, stop_children
 
-TICK_S = 0.1
+#: seconds between looks while a part is not ready, and while all are: then a part's end is told by its signal
+TICK_S, CALM_S = 0.1, 1.0
 #: seconds the services are given to answer; a broker with a large file to load takes some
 SERVICES_S = 60.0
 #: a part that dies this often before it was ever ready cannot start
@@ -65,13 +67,15 @@ class Supervisor:
         """
         self.folder.prepare()
         with self.folder.hold():
-            before = {number: signal.signal(number, self._asked) for number in (signal.SIGINT, signal.SIGTERM)}
-            try:
-                self._run()
-            finally:
-                self._stop()
-                for number, handler in before.items():
-                    signal.signal(number, handler)
+            handlers = {signal.SIGINT: self._asked, signal.SIGTERM: self._asked, signal.SIGCHLD: lambda *_: None}
+            with Alarm() as self._alarm:
+                before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+                try:
+                    self._run()
+                finally:
+                    self._stop()
+                    for number, former in before.items():
+                        signal.signal(number, former)
 
     def _run(self) -> None:
         try:
@@ -130,13 +134,16 @@ class Supervisor:
             for child in waiting:
                 if child.deaths >= FATAL_DEATHS or time.monotonic() > deadline:
                     raise _cannot_start(child, within_s)
-            time.sleep(TICK_S)
+            self._alarm.wait(TICK_S)
             self._tick()
 
     def _watch(self) -> None:
         while True:
             self._tick()
-            time.sleep(TICK_S)
+            calm = all(child.condition == "ready" for child in self.children)
+            if self._heartbeats:
+                self._heartbeats.calm = calm
+            self._alarm.wait(CALM_S if calm else TICK_S)
 
     def _tick(self) -> None:
         """One look at everything. Raises Stopped when a stop was asked for."""
