@@ -18,6 +18,10 @@ _PRECISION = {
     "fast": {"KV_CACHE_PRECISION": "u8", "KEY_CACHE_QUANT_MODE": "BY_TOKEN"},
 }
 
+#: Threads are left to the system. The plugin would pin them to the machine's first processors, as many as it has threads, and so would every other
+#: engine process of the machine: two pools of one thread each shared one processor (docs/DECISIONS.md).
+_FREE = {"ENABLE_CPU_PINNING": False}
+
 MODEL_XML, MODEL_BIN = "openvino_model.xml", "openvino_model.bin"
 #: of an encoder-decoder, by Optimum's names
 ENCODER_XML, DECODER_XML = "openvino_encoder_model.xml", "openvino_decoder_model.xml"
@@ -55,12 +59,12 @@ def genai() -> Any:
 
 def properties(mode: Mode, threads: int) -> dict[str, Any]:
     """What a model is compiled with."""
-    return {"INFERENCE_NUM_THREADS": threads, **_PRECISION[mode]}
+    return {"INFERENCE_NUM_THREADS": threads, **_FREE, **_PRECISION[mode]}
 
 
 def pair_properties(threads: int) -> dict[str, Any]:
     """What an encoder and its decoder are compiled with, in both modes: what fewer bits of activations and states do to a T5 was not measured."""
-    return {"INFERENCE_NUM_THREADS": threads, **_PRECISION["exact"]}
+    return {"INFERENCE_NUM_THREADS": threads, **_FREE, **_PRECISION["exact"]}
 
 
 def cache_bytes_per_token(folder: Path, mode: Mode) -> int:
