@@ -30,3 +30,23 @@ def test_a_lease_from_before_the_clock_was_set_back_ends_all_the_same(tmp_path: 
         ledger.redis.zadd(ledger.key("leases"), {seat.key: 1})
         ledger.sweep(expire=True)
         assert claim_one(ledger, queue=QUEUE).seat == seat
+
+
+def test_one_glance_tells_the_server_s_run_its_clock_and_what_is_due(tmp_path: Path) -> None:
+    with running_valkey(tmp_path) as url:
+        ledger = Ledger(url, "t:")
+        redis, soon = ledger.redis, (time.time() + 3600) * 1000
+        # Given a schedule that is due, notices of which none is yet, and a batch
+        redis.zadd(ledger.key("occurrences"), {"late": 1, "soon": soon})
+        redis.zadd(ledger.key("notices"), {"evt_1": soon})
+        redis.zadd(ledger.key("batches"), {"batch_1": soon})
+        seen = ledger.glance()
+        assert seen.due == {"occurrences", "batches"}
+        assert seen.run_id == redis.info("server")["run_id"]
+        assert abs(seen.now_s - time.time()) < 60
+        assert 0 <= seen.uptime_s < 600
+        # and when their time has come and the others are gone
+        redis.zadd(ledger.key("notices"), {"evt_1": 1})
+        redis.zadd(ledger.key("tellings"), {"job": 1})
+        redis.delete(ledger.key("occurrences"), ledger.key("batches"))
+        assert ledger.glance().due == {"notices", "tellings"}

@@ -21,7 +21,7 @@ from symposia_shared.turns import Completion
 from symposia_worker.engines.openvino import OpenVINOEngine
 from symposia_worker.engines.paged import BLOCK_TOKENS, Paged
 from symposia_worker.engines.protocol import Delta, Done, Event, Failed, First, Generate, Load, Mode
-from symposia_worker.engines.runtime import cache_bytes_per_token
+from symposia_worker.engines.runtime import MODEL_XML, cache_bytes_per_token, openvino, pair_properties, properties
 from symposia_worker.families.export import export
 from symposia_worker.families.forms import ALLOWED
 from tiny import tiny_checkpoint, tiny_tokenizer
@@ -600,3 +600,9 @@ def test_a_checkpoint_without_an_end_token_is_exported_and_answers_to_its_length
     asked.finish()
     assert (asked.completion("a").text, 12) == one_by_one(folder, PROMPTS[0], 12)
     assert asked.completion("a").finish_reason == "length"
+
+
+@pytest.mark.parametrize("made", [properties("exact", 1), properties("fast", 1), pair_properties(1)])
+def test_no_engine_pins_its_threads_to_processors_that_another_one_pins_its_own_to(made: dict[str, Any], forms: Forms) -> None:
+    compiled = openvino().Core().compile_model(forms("llama") / "exact" / MODEL_XML, "CPU", made)
+    assert compiled.get_property("ENABLE_CPU_PINNING") is False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any, cast
 
@@ -170,3 +171,21 @@ def test_a_claimed_job_that_ends_leaves_word_too(ledger: Ledger, outbox: Outbox)
     claim_one(ledger)
     ledger.forget("j", state="cancelled", kind="inference")
     assert outbox.ended_jobs() == ["j"]
+
+
+def test_a_teller_that_is_told_of_what_is_due_sends_it_without_looking_around(ledger: Ledger, outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(telling, "LOOK_S", 3600.0)
+    with receiving() as receiver:
+        teller = tellers(ledger, Papers())
+        teller.start()
+        try:
+            # Given more than may be sent at once to one host, of which the look finds no more than it may begin
+            outbox.put([notice(f"evt_{n}", target=receiver.url) for n in range(3 * telling.PER_HOST)], job_id="j")
+            teller.heed({"batches"})
+            assert receiver.came == []
+            while len(receiver.came) < 3 * telling.PER_HOST:
+                # what is put off for a second comes with a later sweep's word
+                teller.heed(ledger.glance().due)
+                time.sleep(0.05)
+        finally:
+            teller.stop()

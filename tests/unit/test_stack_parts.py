@@ -9,6 +9,7 @@ import socket
 import stat
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -24,6 +25,7 @@ from symposia_shared.ledger import Ledger
 from symposia_shared.settings import Settings, load
 from symposia_worker.program import wanted
 from symposia_worker.stack import credentials, ports, services, state, tether
+from symposia_worker.stack.alarm import Alarm
 from symposia_worker.stack.blueprint import Plan, draw, without_secrets
 from symposia_worker.stack.commands import SYMPOSIA, PoolOrder
 from symposia_worker.stack.devices import CPU_MEMORY_SHARE, DeviceShare, shares
@@ -356,3 +358,27 @@ def test_a_worker_that_beats_no_more_is_hung_and_one_that_never_began_is_not() -
 class _NoLedger:
     def workers(self) -> dict[str, object]:
         return {}
+
+
+def test_a_signal_ends_the_supervisor_s_sleep_and_one_that_came_before_does_too() -> None:
+    before = signal.signal(signal.SIGUSR1, lambda *_: None)
+    try:
+        with Alarm() as alarm:
+            alarm.wait(0.0)
+            os.kill(os.getpid(), signal.SIGUSR1)
+            alarm.wait(3600.0)
+            threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGUSR1)).start()
+            alarm.wait(3600.0)
+        assert signal.set_wakeup_fd(-1) == -1
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
+def test_a_calm_stack_reads_its_workers_heartbeats_more_rarely_and_counts_the_same_seconds() -> None:
+    heartbeats = Heartbeats(_NoLedger(), "here", every_s=0.5)  # type: ignore[arg-type]
+    heartbeats.calm = True
+    for _ in range(int(HUNG_S / 2.0)):
+        heartbeats.see({2: {"beat_at": 7.0}})
+        assert not heartbeats.hung(2)
+    heartbeats.see({2: {"beat_at": 7.0}})
+    assert heartbeats.hung(2)
