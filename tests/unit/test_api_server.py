@@ -30,7 +30,7 @@ def test_a_signal_ends_the_server_without_waiting_for_its_tick(monkeypatch: pyte
     def ask() -> None:
         while not seen:
             try:
-                with urllib.request.urlopen(f"http://{LOOPBACK}:{port}/end", timeout=10.0) as answer:  # noqa: S310 - loopback
+                with urllib.request.urlopen(f"http://{LOOPBACK}:{port}/end", timeout=10.0) as answer:
                     seen.append(str(answer.headers["date"]))
             except OSError:
                 continue

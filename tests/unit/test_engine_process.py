@@ -279,3 +279,43 @@ def test_an_unloaded_checkpoint_is_throttled_until_it_is_loaded_again(warm: Pool
     reply = warm.reply("other")
     assert isinstance(reply, Abstention)
     assert reply.cause == "throttled"
+
+
+def test_what_is_asked_together_reaches_the_process_in_one_piece(pool: Pool) -> None:
+    life = pool.engine._life
+    assert life is not None
+    with pool.engine.together():
+        for n in range(20):
+            pool.ask(f"t{n}", prompt=f"hello {n}")
+        # Given that nothing was sent yet, although all of it is in flight, and that another thread asks as ever
+        assert set(pool.engine.in_flight) == {f"t{n}" for n in range(20)}
+        beside = threading.Thread(target=pool.ask, args=("beside",))
+        beside.start()
+        beside.join()
+        assert isinstance(pool.reply("beside"), Completion)
+        assert not any(pool.replies[f"t{n}"] for n in range(20))
+    # Then each of them is answered
+    assert all(isinstance(pool.reply(f"t{n}"), Completion) for n in range(20))
+    assert isinstance((pool.ask("after"), pool.reply("after"))[1], Completion)
+
+
+def test_what_is_cancelled_before_it_was_sent_is_cancelled_all_the_same(warm: Pool) -> None:
+    with warm.engine.together():
+        warm.ask("early", "tiny/llama", max_tokens=200)
+        warm.engine.cancel("early")
+        warm.ask("kept", "tiny/llama", max_tokens=2)
+    reply = warm.reply("early")
+    assert isinstance(reply, Abstention)
+    assert reply.cause == "cancelled"
+    assert isinstance(warm.reply("kept"), Completion)
+
+
+def test_what_was_held_for_a_process_that_died_is_told_as_lost(pool: Pool) -> None:
+    pid = pool.engine.pid
+    assert pid is not None
+    with pool.engine.together():
+        pool.ask("lost")
+        os.kill(pid, signal.SIGKILL)
+        until(lambda: bool(pool.deaths))
+    assert pool.deaths == [["lost"]]
+    assert pool.replies["lost"] == []

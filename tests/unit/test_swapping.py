@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,9 @@ class Device:
             on_done(Completion(text="yes", finish_reason="stop", usage=Usage(prompt_tokens=1, completion_tokens=1)))
 
         threading.Thread(target=answer, daemon=True).start()
+
+    def together(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def cancel(self, turn_id: str) -> None:
         pass

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Protocol
 
@@ -63,6 +64,8 @@ class EngineSeat(Protocol):
 
     def generate(self, turn_id: str, turn: Turn, on_first: Callable[[float], None], on_done: Callable[[Completion | Abstention], None], *,
                  on_delta: Callable[[str], None] | None = None) -> None: ...
+
+    def together(self) -> AbstractContextManager[None]: ...
 
     def cancel(self, turn_id: str) -> None: ...
 
@@ -215,8 +218,9 @@ class Pool:
         finally:
             self.tickets.take(tickets, most)
         self._left = claimed.left
-        for ticket in tickets:
-            self._begin(ticket)
+        with self.engine.together():
+            for ticket in tickets:
+                self._begin(ticket)
         return claimed.named, bool(tickets) and not any(t.over.is_set() for t in tickets)
 
     def _begin(self, ticket: Ticket) -> None:

@@ -9,9 +9,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
+from contextlib import contextmanager
 
 from symposia_shared.errors import BadInput, SymposiaError, Unavailable
 from symposia_shared.turns import Turn
@@ -41,6 +42,7 @@ class EngineProcess:
         self._life: Life | None = None
         self._loads: dict[str, Load] = {}
         self.writing = threading.Lock()
+        self._held = threading.local()
         #: processes that died or were killed for hanging, since this object was made
         self.deaths = 0
 
@@ -97,13 +99,38 @@ class EngineProcess:
             if not life.in_flight:
                 life.heard_at = time.monotonic()
             life.in_flight[turn_id] = Asked(on_first, on_delta, on_done)
-        life.send(Generate(id=turn_id, checkpoint=turn.model, messages=turn.messages, sampling=turn.sampling, want=turn.want, raw=turn.raw,
-                           suffix=turn.suffix, stream=on_delta is not None))
+        request = Generate(id=turn_id, checkpoint=turn.model, messages=turn.messages, sampling=turn.sampling, want=turn.want, raw=turn.raw,
+                           suffix=turn.suffix, stream=on_delta is not None)
+        held: list[tuple[Life, Generate]] | None = getattr(self._held, "requests", None)
+        if held is None:
+            life.send(request)
+        else:
+            held.append((life, request))
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """What this thread asks for within goes to the process in one piece, so that one forward pass reads it all and not the first alone."""
+        held: list[tuple[Life, Generate]] = []
+        self._held.requests = held
+        try:
+            yield
+        finally:
+            self._held.requests = None
+            for life in dict.fromkeys(life for life, _ in held):
+                mine = [request for asked, request in held if asked is life]
+                life.send(*mine)
+                # what was cancelled before it was sent has been told to a process that did not know of it
+                life.send(*(Cancel(id=r.id) for r in mine if (asked := life.in_flight.get(r.id)) is not None and asked.cancelled))
 
     def cancel(self, turn_id: str) -> None:
         """Stop a turn at its next token: its ``on_done`` gets an abstention, unless it was done already."""
         if self.alive:
-            self._living().send(Cancel(id=turn_id))
+            life = self._living()
+            with life.lock:
+                asked = life.in_flight.get(turn_id)
+                if asked is not None:
+                    asked.cancelled = True
+            life.send(Cancel(id=turn_id))
 
     def stop(self, *, within_s: float = 10.0) -> list[str]:
         """End the process, by force if need be, and return the ids it still had; neither callback is called for them."""

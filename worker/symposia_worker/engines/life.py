@@ -53,6 +53,7 @@ class Asked:
     on_delta: OnDelta | None
     on_done: OnDone
     first_at: float | None = None
+    cancelled: bool = False
 
 
 class Life:
@@ -74,10 +75,10 @@ class Life:
         threading.Thread(target=self._live, name=f"engine {owner.device}", daemon=True).start()
         threading.Thread(target=self._watch, name=f"engine watch {owner.device}", daemon=True).start()
 
-    def send(self, command: Command) -> None:
-        """Send a command; of a process that has just died the reading thread tells."""
+    def send(self, *commands: Command) -> None:
+        """Send commands in one piece; of a process that has just died the reading thread tells."""
         with contextlib.suppress(OSError), self.owner.writing:
-            self.socket.sendall(encode(command))
+            self.socket.sendall(b"".join(encode(command) for command in commands))
 
     def kill(self) -> None:
         """SIGKILL."""
