@@ -62,7 +62,7 @@ LEASE_MS = 5_000
 #: milliseconds a closed round may wait before the sweeper advances its job itself
 OVERDUE_MS = 2_000
 #: bytes up to which a job, payload or reply stands in Redis itself; longer ones lie in S3
-INLINE_BYTES = 2_048
+INLINE_BYTES = 512
 
 __all__ = ["Claim", "Claimed", "Ledger", "LedgerJob", "LedgerRound", "LedgerTurn", "NewJob", "Recorded", "Seat", "away", "redis_url"]
 
