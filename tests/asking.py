@@ -17,24 +17,12 @@ from symposia_worker.engines.torch import TorchEngine
 ROOMY = 1 << 30
 
 
-class Asked:
-    """An engine with one checkpoint, and what came of the requests to it."""
+class Stepped:
+    """An engine asked step by step, and what came of the requests to it."""
 
-    def __init__(self, folder: Path, *, memory: int = ROOMY, max_rows: int = 4, chunk: int = 24, device: str = "cpu") -> None:
-        self.engine = TorchEngine(device, memory, max_rows=max_rows)
-        self.loaded = self.engine.load(Load(checkpoint="tiny", folder=str(folder)))
-        self.batch.chunk_tokens = chunk
+    def __init__(self, engine: Any, load: Load) -> None:
+        self.engine, self.loaded = engine, engine.load(load)
         self.events: list[Event] = []
-
-    @property
-    def batch(self) -> Any:
-        return self.engine._residents["tiny"].batch
-
-    def ask(self, request_id: str, prompt: str | tuple[Message, ...], *, stream: bool = False, want: Want = "completion", raw: bool = False,
-            suffix: str | None = None, **sampling: object) -> None:
-        messages = user(prompt) if isinstance(prompt, str) else prompt
-        self.engine.admit(Generate(id=request_id, checkpoint="tiny", messages=messages, sampling=Sampling(**sampling), stream=stream, want=want,
-                                   raw=raw, suffix=suffix))
 
     def step(self, times: int = 1) -> None:
         for _ in range(times):
@@ -51,6 +39,24 @@ class Asked:
     def failure(self, request_id: str) -> Failed:
         (failed,) = [e for e in self.events if isinstance(e, Failed) and e.id == request_id]
         return failed
+
+
+class Asked(Stepped):
+    """A torch engine with one checkpoint."""
+
+    def __init__(self, folder: Path, *, memory: int = ROOMY, max_rows: int = 4, chunk: int = 24, device: str = "cpu") -> None:
+        super().__init__(TorchEngine(device, memory, max_rows=max_rows), Load(checkpoint="tiny", folder=str(folder)))
+        self.batch.chunk_tokens = chunk
+
+    @property
+    def batch(self) -> Any:
+        return self.engine._residents["tiny"].batch
+
+    def ask(self, request_id: str, prompt: str | tuple[Message, ...], *, stream: bool = False, want: Want = "completion", raw: bool = False,
+            suffix: str | None = None, **sampling: object) -> None:
+        messages = user(prompt) if isinstance(prompt, str) else prompt
+        self.engine.admit(Generate(id=request_id, checkpoint="tiny", messages=messages, sampling=Sampling(**sampling), stream=stream, want=want,
+                                   raw=raw, suffix=suffix))
 
 
 @cache

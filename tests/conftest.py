@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 # Tests start hundreds of processes of ours, and xdist's workers read all tests: where Python is told to keep no bytecode, each would compile all anew.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -14,6 +15,10 @@ sys.dont_write_bytecode = False
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+
+# a busy machine is no failure
+settings.register_profile("ours", deadline=None)
+settings.load_profile("ours")
 
 #: the files that take longest come first: a worker takes whole files, and one that began such a file last would end minutes after the others
 _LONGEST = ("test_faults", "test_readme", "test_batch_run_engines", "test_engine_openvino", "test_models_sources", "test_install", "test_store_faults",

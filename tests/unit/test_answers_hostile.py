@@ -51,7 +51,7 @@ def test_of_a_text_without_end_the_beginning_and_the_end_are_read() -> None:
     assert extract("x " * 10**6 + "\nThe answer is 8.", "number") == "8"
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.sampled_from(FRAGMENTS) | st.text(max_size=6), max_size=25).map("".join), st.sampled_from(KINDS))
 def test_no_text_makes_an_extraction_raise_and_its_answer_is_stable(text: str, kind: AnswerKind) -> None:
     found = extract(text, kind)
@@ -61,7 +61,7 @@ def test_no_text_makes_an_extraction_raise_and_its_answer_is_stable(text: str, k
         found.encode()
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(st.lists(st.sampled_from(FRAGMENTS), max_size=12).map("".join), max_size=6))
 def test_a_kind_is_found_for_any_texts_and_their_order_does_not_matter(texts: list[str]) -> None:
     kind = kind_of(texts)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from symposia_shared.answers import AnswerKind
@@ -36,7 +36,6 @@ def decision(verdict: Verdict) -> tuple[object, ...]:
     return verdict.answer, verdict.spoken_by, verdict.agreed, verdict.agreement, verdict.n, verdict.rule, verdict.tie, verdict.dissent
 
 
-@settings(deadline=None)
 @given(ballots(), NAMES, KINDS, WEIGHTS, st.randoms(use_true_random=False))
 def test_the_order_of_ballots_does_not_matter(given_: list[Ballot], name: ConsensusName, kind: AnswerKind, weights: Weights | None,
                                               shuffler: object) -> None:
@@ -48,7 +47,6 @@ def test_the_order_of_ballots_does_not_matter(given_: list[Ballot], name: Consen
     assert [v.member for v in one.votes] == [b.member for b in given_]
 
 
-@settings(deadline=None)
 @given(st.integers(2, 7), st.sampled_from(["17", "0.5", "-3"]), NAMES, WEIGHTS)
 def test_what_all_say_is_the_answer(n: int, answer: str, name: ConsensusName, weights: Weights | None) -> None:
     said_alike = [Ballot(member=f"m{i}", model=f"m{i}", text=answer) for i in range(n)]
@@ -56,7 +54,6 @@ def test_what_all_say_is_the_answer(n: int, answer: str, name: ConsensusName, we
     assert (verdict.answer, verdict.agreed, verdict.agreement, verdict.n, verdict.dissent) == (answer, True, 1.0, n, ())
 
 
-@settings(deadline=None)
 @given(ballots(), NAMES, KINDS, WEIGHTS, st.data())
 def test_adding_an_agreeing_vote_never_unseats_a_winner(
     given_: list[Ballot], name: ConsensusName, kind: AnswerKind, weights: Weights | None, data: st.DataObject,
@@ -75,7 +72,6 @@ def test_adding_an_agreeing_vote_never_unseats_a_winner(
     assert after.agreement >= before.agreement
 
 
-@settings(deadline=None)
 @given(st.lists(st.sampled_from(["1", "2", "3", None]), max_size=5), st.integers(0, 3))
 def test_a_settled_majority_has_one_winner_whatever_comes(cast: list[str | None], outstanding: int) -> None:
     assume(outstanding > 0)
@@ -89,7 +85,6 @@ def test_a_settled_majority_has_one_winner_whatever_comes(cast: list[str | None]
     assert settled == (len({w for w, _ in winners}) == 1 and not any(tied for _, tied in winners) and winners != {(None, False)})
 
 
-@settings(deadline=None)
 @given(ballots(), NAMES, KINDS, WEIGHTS)
 def test_a_verdict_is_sound_whatever_was_said(given_: list[Ballot], name: ConsensusName, kind: AnswerKind, weights: Weights | None) -> None:
     verdict = decide(name, given_, kind=kind, weights=weights)

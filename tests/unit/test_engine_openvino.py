@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -14,6 +14,7 @@ pytest.importorskip("optimum.intel")
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from asking import Stepped
 from forms import exported
 from symposia_shared.errors import BadInput, PromptTooLong, Unavailable
 from symposia_shared.prompts import ChoiceForm, JsonForm, RegexForm, Sampling, user
@@ -33,16 +34,9 @@ PROMPTS = (
 )
 ROOMY = 1 << 28
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 Forms = Callable[[str], Path]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setenv("OMP_NUM_THREADS", "1")
-        yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")
@@ -51,28 +45,15 @@ def forms(tmp_path_factory: pytest.TempPathFactory) -> Forms:
     return lambda architecture: exported(root, architecture)
 
 
-class Asked:
-    """An engine with one form, and what came of the requests to it."""
+class Asked(Stepped):
+    """An engine with one form."""
 
     def __init__(self, folder: Path, mode: Mode = "exact", *, memory: int = ROOMY, max_rows: int = 4) -> None:
-        self.engine = OpenVINOEngine("cpu", memory, max_rows=max_rows)
-        self.loaded = self.engine.load(Load(checkpoint="tiny", folder=str(folder / mode), engine="openvino", mode=mode))
-        self.events: list[Event] = []
+        super().__init__(OpenVINOEngine("cpu", memory, max_rows=max_rows),
+                         Load(checkpoint="tiny", folder=str(folder / mode), engine="openvino", mode=mode))
 
     def ask(self, request_id: str, prompt: str, *, stream: bool = False, **sampling: object) -> None:
         self.engine.admit(Generate(id=request_id, checkpoint="tiny", messages=user(prompt), sampling=Sampling(**sampling), stream=stream))
-
-    def step(self, times: int = 1) -> None:
-        for _ in range(times):
-            self.events += self.engine.step()
-
-    def finish(self) -> None:
-        while self.engine.busy:
-            self.step()
-
-    def completion(self, request_id: str) -> Completion:
-        (done,) = [e for e in self.events if isinstance(e, Done) and e.id == request_id]
-        return done.completion
 
 
 @cache

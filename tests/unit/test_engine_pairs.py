@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,13 +16,13 @@ pytest.importorskip("optimum.intel")
 import torch
 import transformers
 
+from asking import Stepped
 from forms import exported
 from symposia_shared.errors import BadInput, Damaged, PromptTooLong, Unavailable
 from symposia_shared.prompts import ChoiceForm, Sampling, user
-from symposia_shared.turns import Completion
 from symposia_worker.engines.exported_pair import ExportedPair, PairResident
 from symposia_worker.engines.openvino import OpenVINOEngine
-from symposia_worker.engines.protocol import Delta, Done, Event, Failed, First, Generate, Load, Mode
+from symposia_worker.engines.protocol import Delta, Done, Failed, First, Generate, Load, Mode
 from symposia_worker.families.measure import greedy_answers
 from tiny import edit_config
 
@@ -31,14 +30,7 @@ from tiny import edit_config
 TEXTS = ("x", "The quick brown fox jumps over the lazy dog. " * 2, "def add(a, b):\n    return a + b", "What?", "Zwölf Boxkämpfer", "a b c " * 12)
 ROOMY = 1 << 28
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setenv("OMP_NUM_THREADS", "1")
-        yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
@@ -46,13 +38,12 @@ def t5(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return exported(tmp_path_factory.mktemp("pairs"), "t5")
 
 
-class Asked:
-    """An engine with the form, and what came of the requests to it."""
+class Asked(Stepped):
+    """An engine with the form."""
 
     def __init__(self, folder: Path, mode: Mode = "exact", *, memory: int = ROOMY, max_rows: int = 8) -> None:
-        self.engine = OpenVINOEngine("cpu", memory, max_rows=max_rows)
-        self.loaded = self.engine.load(Load(checkpoint="tiny", folder=str(folder / mode), engine="openvino", mode=mode))
-        self.events: list[Event] = []
+        super().__init__(OpenVINOEngine("cpu", memory, max_rows=max_rows),
+                         Load(checkpoint="tiny", folder=str(folder / mode), engine="openvino", mode=mode))
         self.sequences: dict[str, Any] = {}
 
     @property
@@ -64,18 +55,6 @@ class Asked:
     def ask(self, request_id: str, prompt: str, *, stream: bool = False, **sampling: Any) -> None:
         self.engine.admit(Generate(id=request_id, checkpoint="tiny", messages=user(prompt), sampling=Sampling(**sampling), stream=stream))
         self.sequences[request_id] = self.lane.waiting[-1].sequence
-
-    def step(self, times: int = 1) -> None:
-        for _ in range(times):
-            self.events += self.engine.step()
-
-    def finish(self) -> None:
-        while self.engine.busy:
-            self.step()
-
-    def completion(self, request_id: str) -> Completion:
-        (done,) = [e for e in self.events if isinstance(e, Done) and e.id == request_id]
-        return done.completion
 
     def tokens(self, request_id: str) -> list[int]:
         return list(self.sequences[request_id].ids[1:])

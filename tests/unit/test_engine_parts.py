@@ -63,7 +63,7 @@ def test_each_error_has_its_cause(error: BaseException, cause: str) -> None:
 # --- text ---
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.one_of(st.text(max_size=40).map(lambda t: tokenizer()(t)["input_ids"]), st.lists(st.integers(0, 318), max_size=60)))
 def test_a_transcription_is_the_text_of_all_tokens(ids: list[int]) -> None:
     transcription = Transcription(text_of)
@@ -71,7 +71,7 @@ def test_a_transcription_is_the_text_of_all_tokens(ids: list[int]) -> None:
     assert "".join(pieces) == transcription.text == text_of(ids)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.one_of(st.text(max_size=40).map(lambda t: tokenizer()(t)["input_ids"]), st.lists(st.integers(0, 318), max_size=60)))
 def test_a_text_that_is_asked_for_at_its_end_is_the_one_told_piece_by_piece(ids: list[int]) -> None:
     told, held = Transcription(text_of), Transcription(text_of)
@@ -157,7 +157,6 @@ def kept(scores: torch.Tensor) -> list[bool]:
     return (scores > -math.inf).tolist()
 
 
-@settings(deadline=None)
 @given(SCORES, st.integers(1, 50), st.floats(0.05, 0.99), st.floats(0.01, 1.0))
 def test_filters_keep_what_transformers_keep(scores: list[float], top_k: int, top_p: float, min_p: float) -> None:
     row = torch.tensor([scores])
@@ -172,7 +171,6 @@ def test_filters_keep_what_transformers_keep(scores: list[float], top_k: int, to
     assert ours[int(row.argmax())]
 
 
-@settings(deadline=None)
 @given(SCORES, st.floats(0.5, 3.0), st.data())
 def test_the_repetition_penalty_is_that_of_transformers(scores: list[float], penalty: float, data: st.DataObject) -> None:
     history = data.draw(st.lists(st.integers(0, len(scores) - 1), min_size=1, max_size=10))
@@ -208,7 +206,7 @@ def prefilled(*rows: list[int]) -> list[Any]:
     return [SimpleNamespace(keys=keys, values=-keys) for _ in range(2)]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.data())
 def test_rows_keep_their_tokens_whoever_joins_leaves_or_moves(data: st.DataObject) -> None:
     slots, rows, fresh = Slots(max_rows=6), list[list[int]](), iter(range(1, 1_000_000))

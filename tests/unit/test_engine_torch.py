@@ -172,7 +172,7 @@ def test_an_id_may_be_asked_again_after_its_cancel(endless: Path) -> None:
     assert asked.completion("a").text == one_by_one(endless, "x", 5)[0]
 
 
-@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_stop_string_ends_the_answer_before_it_over_token_borders(endless: Path, data: st.DataObject) -> None:
     whole = one_by_one(endless, PROMPTS[0], 30)[0]

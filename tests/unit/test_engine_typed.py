@@ -98,7 +98,7 @@ def test_an_engine_with_a_slower_library_can_give_smaller_limits() -> None:
 _text = st.text(st.characters(exclude_characters="\x7f", exclude_categories=("Cs",)), max_size=12)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(value=st.recursive(st.none() | st.booleans() | st.integers() | _text, lambda inner: st.lists(inner) | st.dictionaries(_text, inner), max_leaves=8))
 def test_a_whole_text_is_accepted_just_if_it_has_the_form(value: object) -> None:
     grammar = compile_form(JsonForm())
@@ -437,7 +437,7 @@ def test_a_raw_prompt_is_put_to_a_chat_model_as_it_stands(chat: Path) -> None:
     assert asked.completion("a").text == one_by_one(chat, "The quick brown", 10)[0]
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_seeded_answer_is_the_same_whatever_shares_its_batch_forms_and_penalties_included(base: Path, data: st.DataObject) -> None:
     kinds: list[dict[str, Any]] = [

@@ -67,7 +67,7 @@ def test_a_play_keeps_its_promise_of_who_writes_the_verdict(job: Collaboration) 
 
 @pytest.mark.parametrize("job", JOBS, ids=lambda j: j.name)
 @given(cuts=st.lists(st.integers(0, len(TEXT)), max_size=8), lost=st.sets(st.integers(0, 8)))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_whatever_is_heard_the_same_is_told_in_the_same_order(job: Collaboration, cuts: list[int], lost: set[int]) -> None:
     result = rehearse(job, says).result("j", job)
     last = len(result.rounds) - 1

@@ -133,7 +133,7 @@ FIELD = st.sampled_from(["model", "messages", "prompt", "input", "temperature", 
                          "tools", "structured_outputs", "suffix", "encoding_format"])
 
 
-@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(st.dictionaries(FIELD, VALUE | st.lists(VALUE, max_size=2), max_size=6))
 def test_any_body_is_read_or_refused_and_never_raises_otherwise(body: dict[str, Any]) -> None:
     for endpoint in (CHAT, TEXT, EMBED):

@@ -45,7 +45,7 @@ def test_all_eight_are_there_with_their_member_counts(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ALL)
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_whatever_is_said_every_play_ends_and_replays_to_the_same_end(kind: str, data: st.DataObject) -> None:
     said: dict[tuple[int, int], str | None] = {}

@@ -99,7 +99,7 @@ def test_a_larger_one_is_within_five_hundredths_of_the_solvers_bound(seed: int, 
     assert plan.peak_gap <= 0.05
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 10_000), st.integers(1, 12), st.integers(1, 4), st.floats(0.2, 3.0))
 @example(7, 1, 1, 2.0)  # nothing is asked
 def test_what_stands_where_the_solver_finds_nothing_fits_and_tells_its_distance(seed: int, checkpoints: int, pools: int, room: float) -> None:

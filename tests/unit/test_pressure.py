@@ -235,7 +235,7 @@ def test_a_turn_whose_pool_died_is_not_put_behind_its_job_again(ledger: Ledger) 
 
 
 @given(st.lists(st.tuples(st.integers(1, 12), st.sampled_from(["", "x", "y"])), min_size=1, max_size=8), st.integers(1, 8))
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_every_turn_is_claimed_once_and_no_party_waits_for_another_longer_than_its_own_line(server: Ledger, given_jobs: list[tuple[int, str]],
                                                                                             at_once: int) -> None:
     ledger = emptied(server)

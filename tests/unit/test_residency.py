@@ -25,7 +25,7 @@ def lightly(checkpoints: int) -> st.SearchStrategy[Trace]:
     return st.lists(st.lists(st.integers(0, checkpoints - 1), max_size=4).map(tuple), min_size=1, max_size=60).map(tuple)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(trace=lightly(8), sizes=st.lists(st.integers(1, 3), min_size=8, max_size=8), budget=st.integers(3, 9), spare=st.integers(0, 20))
 def test_no_turn_waits_longer_than_its_longest_wait_where_the_work_before_it_fits(trace: Trace, sizes: list[int], budget: int, spare: int) -> None:
     # at most 8 visits can be before a turn, each of one slot, in which more is served than can have gathered
@@ -35,7 +35,7 @@ def test_no_turn_waits_longer_than_its_longest_wait_where_the_work_before_it_fit
     assert len(outcome.waits) == sum(map(len, trace))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(trace=lightly(12), sizes=st.lists(st.integers(1, 5), min_size=12, max_size=12), patience=st.one_of(st.none(), st.integers(0, 8)))
 def test_any_sizes_fit_the_budget_and_every_turn_is_served_even_when_it_is_too_much(trace: Trace, sizes: list[int], patience: int | None) -> None:
     device = Device(sizes=tuple(sizes), budget=7, longest_wait=4, serves=3)
@@ -48,7 +48,7 @@ standings = st.builds(
     oldest_s=st.floats(0.0, 60.0), running=st.integers(0, 2), pinned=st.booleans(), rate=st.floats(0.0, 9.0), idle_s=st.floats(0.0, 99.0))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(found=st.lists(standings, max_size=12), budget=st.integers(1, 30), ttl=st.one_of(st.none(), st.floats(0.0, 50.0)))
 def test_what_is_busy_or_pinned_is_never_evicted_and_what_is_loaded_fits(found: list[Standing], budget: int, ttl: float | None) -> None:
     view = View(budget, tuple(s if not s.resident else Standing(**{**{f: getattr(s, f) for f in s.__slots__}, "waiting": s.waiting}) for s in found))
@@ -72,7 +72,7 @@ def _based(found: list[Standing], bases: list[int]) -> list[Standing]:
     return [s if n < 3 or base >= len(names) else replace(s, base=names[base], base_bytes=5) for n, (s, base) in enumerate(zip(found, bases, strict=False))]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(found=st.lists(standings, min_size=3, max_size=12), bases=st.lists(st.integers(0, 6), min_size=12, max_size=12), budget=st.integers(5, 40),
        ttl=st.one_of(st.none(), st.floats(0.0, 50.0)))
 def test_a_base_goes_after_its_adapters_and_what_is_loaded_fits_beside_the_bases_of_what_stays(

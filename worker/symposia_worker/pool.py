@@ -218,10 +218,12 @@ class Pool:
         finally:
             self.tickets.take(tickets, most)
         self._left = claimed.left
+        if not tickets:
+            return claimed.named, False
         with self.engine.together():
             for ticket in tickets:
                 self._begin(ticket)
-        return claimed.named, bool(tickets) and not any(t.over.is_set() for t in tickets)
+        return claimed.named, not any(t.over.is_set() for t in tickets)
 
     def _begin(self, ticket: Ticket) -> None:
         claim = ticket.claim

@@ -13,13 +13,11 @@ from symposia_worker.engines.protocol import Base, Dtype, Mode
 from symposia_worker.engines.runtime import weight_files
 from symposia_worker.families.adapters import is_adapter, read_adapter
 from symposia_worker.families.forms import ALLOWED, ALLOWED_PAIRS, suits
+from symposia_worker.families.kinds import named_kind
 from symposia_worker.models import forms
 from symposia_worker.models.local import LocalCheckpoint, local_checkpoint
 from symposia_worker.models.seats import torch_mode
 from symposia_worker.models.store import Progress, silent
-
-#: of the classes that forms are made of, by how their names end
-_KINDS = {"ForCausalLM": "generate", "LMHeadModel": "generate", "ForConditionalGeneration": "seq2seq"}
 
 EngineWish = Literal["auto", "torch", "openvino"]
 
@@ -108,8 +106,7 @@ def _why_not(folder: Path, device: str) -> str:
     if weight_files(folder):  # a form itself, which is served as it is
         return ""
     model_type, architecture = _architecture(folder)
-    kind = next((kind for end, kind in _KINDS.items() if architecture.endswith(end)), "")
-    if not suits(model_type, kind):
+    if not suits(model_type, named_kind(architecture) or ""):
         return (f"it is a {architecture or model_type or 'model of no known kind'}; forms are made of decoders of {', '.join(ALLOWED)} and of "
                 f"encoder-decoders of {', '.join(ALLOWED_PAIRS)}.")
     return ""

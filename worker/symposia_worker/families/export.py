@@ -46,29 +46,37 @@ def tell(progress: str) -> None:
 
 def export(folder: Path, out: Path, *, threads: int) -> list[FormReport]:
     """Make, test and measure both forms. Raises Refused where neither can be made."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
     if _require_room(folder) == "seq2seq":
         from symposia_worker.families.export_pair import export_pair
 
         return export_pair(folder, out, threads=threads)
-    torch.set_num_threads(threads)
-    openvino()
-    tell("loading it in float32")
-    network = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, trust_remote_code=False, use_safetensors=True,
-                                                   dtype=torch.float32).eval()
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    vocabulary = min(max(tokenizer.get_vocab().values()) + 1, network.get_input_embeddings().weight.shape[0])
-    context = _context(network.config)
-    passage = [i for i in tokenizer(files("symposia_worker.families").joinpath("passage.txt").read_text(encoding="utf-8"))["input_ids"]
-               if i < vocabulary]
-    tell("reading the passage with torch")
-    reference = _torch_perplexity(network, passage, vocabulary, context)
-    prompts = prompts_of(passage, network.config, context)
-    write_forms(network, folder, out, task="text-generation-with-past", models=(MODEL_XML,), vocabulary=vocabulary)
-    tested = Tested(out, passage=passage, prompts=prompts, context=context, vocabulary=vocabulary, reference=reference, threads=threads)
-    return [tested.exact(network), tested.fast()]
+    source = Source(folder, AutoModelForCausalLM, threads=threads)
+    context, vocabulary = _context(source.network.config), source.vocabulary
+    reference = _torch_perplexity(source.network, source.passage, vocabulary, context)
+    prompts = prompts_of(source.passage, source.network.config, context)
+    write_forms(source.network, folder, out, task="text-generation-with-past", models=(MODEL_XML,), vocabulary=vocabulary)
+    tested = Tested(out, passage=source.passage, prompts=prompts, context=context, vocabulary=vocabulary, reference=reference, threads=threads)
+    return [tested.exact(source.network), tested.fast()]
+
+
+class Source:
+    """A checkpoint in float32, loaded by a class of transformers', and the fixed passage as its tokens."""
+
+    def __init__(self, folder: Path, auto: Any, *, threads: int) -> None:
+        import torch
+        from transformers import AutoTokenizer
+
+        torch.set_num_threads(threads)
+        openvino()
+        tell("loading it in float32")
+        self.network = auto.from_pretrained(folder, local_files_only=True, trust_remote_code=False, use_safetensors=True, dtype=torch.float32).eval()
+        self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        self.vocabulary = min(max(self.tokenizer.get_vocab().values()) + 1, self.network.get_input_embeddings().weight.shape[0])
+        text = files("symposia_worker.families").joinpath("passage.txt").read_text(encoding="utf-8")
+        self.passage = [i for i in self.tokenizer(text)["input_ids"] if i < self.vocabulary]
+        tell("reading the passage with torch")
 
 
 class Tested:

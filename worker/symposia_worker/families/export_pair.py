@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from symposia_worker.engines.exported_pair import ExportedPair
 from symposia_worker.engines.protocol import Mode
-from symposia_worker.engines.runtime import DECODER_XML, ENCODER_XML, openvino, weight_files
-from symposia_worker.families.export import Tested, number_of, prompts_of, tell, windows, write_forms
+from symposia_worker.engines.runtime import DECODER_XML, ENCODER_XML, weight_files
+from symposia_worker.families.export import Source, Tested, number_of, prompts_of, windows, write_forms
 from symposia_worker.families.forms import FormReport
 from symposia_worker.families.kinds import context_of
 from symposia_worker.families.measure import greedy_answers, pair_rate, processor
@@ -23,22 +22,12 @@ _NEW_TOKENS = (24, 9, 17, 13)
 
 def export_pair(folder: Path, out: Path, *, threads: int) -> list[FormReport]:
     """Make, test and measure both forms of a checkpoint of an allowed architecture."""
-    import torch
-    from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+    from transformers import AutoModelForSeq2SeqLM
 
-    torch.set_num_threads(threads)
-    openvino()
-    tell("loading it in float32")
-    network = AutoModelForSeq2SeqLM.from_pretrained(folder, local_files_only=True, trust_remote_code=False, use_safetensors=True,
-                                                    dtype=torch.float32).eval()
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    vocabulary = min(max(tokenizer.get_vocab().values()) + 1, network.get_input_embeddings().weight.shape[0])
-    context = context_of(network.config, tokenizer) or _PIECE
-    text = files("symposia_worker.families").joinpath("passage.txt").read_text(encoding="utf-8")
-    passage = [i for i in tokenizer(text)["input_ids"] if i < vocabulary]
-    tell("reading the passage with torch")
-    tested = TestedPair(out, passage=passage, prompts=prompts_of(passage, network.config, context), context=context, vocabulary=vocabulary,
-                        reference=0.0, threads=threads)
+    source = Source(folder, AutoModelForSeq2SeqLM, threads=threads)
+    network, context = source.network, context_of(source.network.config, source.tokenizer) or _PIECE
+    tested = TestedPair(out, passage=source.passage, prompts=prompts_of(source.passage, network.config, context), context=context,
+                        vocabulary=source.vocabulary, reference=0.0, threads=threads)
     start = network.generation_config.decoder_start_token_id
     start = network.config.decoder_start_token_id if start is None else start
     tested.reference = tested.perplexity(lambda source, written: _torch_scores(network, source, written), start)

@@ -9,6 +9,9 @@ from symposia_worker.families.family import Family, family_of
 #: ``generate``: a decoder; ``embed``: an encoder; ``seq2seq``: an encoder and a decoder
 Kind = Literal["generate", "embed", "seq2seq"]
 
+#: by how the class ends that a checkpoint was saved from: what forms are made of
+NAMED: dict[str, Kind] = {"ForCausalLM": "generate", "LMHeadModel": "generate", "ForConditionalGeneration": "seq2seq"}
+
 #: Encoder-decoders whose ``generate`` forces no token and has no positions but relative ones (Raffel et al. 2020, arXiv:1910.10683)
 SEQ2SEQ_TYPES = ("t5", "mt5", "umt5")
 
@@ -24,6 +27,11 @@ def architecture_of(config: Any) -> str:
     return str((config.architectures or [""])[0])
 
 
+def named_kind(architecture: str) -> Kind | None:
+    """The kind that a class names itself to be; None for one that is named as neither."""
+    return next((kind for end, kind in NAMED.items() if architecture.endswith(end)), None)
+
+
 def kind_of(config: Any) -> Kind | None:
     """The kind, by the class the checkpoint was saved from; None for one that is not served.
 
@@ -33,8 +41,8 @@ def kind_of(config: Any) -> Kind | None:
 
     name, model_type = architecture_of(config), config.model_type
     if config.is_encoder_decoder:
-        return "seq2seq" if model_type in SEQ2SEQ_TYPES and name.endswith("ForConditionalGeneration") else None
-    if model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and name.endswith(("ForCausalLM", "LMHeadModel")):
+        return "seq2seq" if model_type in SEQ2SEQ_TYPES and named_kind(name) == "seq2seq" else None
+    if model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and named_kind(name) == "generate":
         return "generate"
     # the body of a decoder is a ...Model as well, and the mean over its states is no embedding
     if model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and name.endswith(("Model", "ForMaskedLM")):
