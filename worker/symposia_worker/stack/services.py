@@ -40,7 +40,7 @@ def broker(folder: Folder, credentials: Credentials, ports: Ports) -> Part:
         "bind": LOOPBACK, "protected-mode": "yes", "port": ports.broker, "requirepass": password, "dir": _quoted(folder.broker),
         "appendonly": "yes", "appendfsync": "always", "save": '""', "maxmemory": min(high, max(low, usable_memory() // 4)),
         "maxmemory-policy": "noeviction", "daemonize": "no", "logfile": '""', "pidfile": '""', "tcp-keepalive": 60,
-        # wakes up so often a second for its own chores instead of ten times: with nothing to do that was a third of its processor time
+        # wakes up so often a second for its own chores instead of ten times: with nothing to do that was two fifths of its processor time
         "hz": 2,
         # a job's hash stays a compact list although its JSON is longer than the 64 bytes Valkey allows by itself
         "hash-max-listpack-value": 600,
