@@ -87,8 +87,6 @@ class Store:
         config = Config(
             connect_timeout=5, read_timeout=60, retries={"mode": "standard", "total_max_attempts": 4}, max_pool_connections=32,
             signature_version="s3v4", s3={"addressing_style": "path"} if s.endpoint_url else {},
-            # a tenth of a small request's processor time, for what mypy and these few calls' own checks have said before
-            parameter_validation=False,
         )
         return boto3.session.Session(profile_name=s.profile).client(
             "s3", endpoint_url=s.endpoint_url, region_name=s.region, config=config,

@@ -189,3 +189,4 @@ def test_a_teller_that_is_told_of_what_is_due_sends_it_without_looking_around(le
                 time.sleep(0.05)
         finally:
             teller.stop()
+        assert sorted(headers["webhook-id"] for headers, _ in receiver.came) == sorted(f"evt_{n}" for n in range(3 * telling.PER_HOST))

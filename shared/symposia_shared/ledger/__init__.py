@@ -245,8 +245,7 @@ class Ledger:
     def now_s(self) -> float:
         """Redis' own clock, in seconds."""
         with away():
-            seconds, micros = self.redis.time()
-            return float(seconds) + float(micros) / 1e6
+            return _epoch_s(self.redis.time())
 
     def glance(self) -> Glance:
         """In one round trip: the server's run, its clock, and whether anything waits for one who looks now and then."""
@@ -256,8 +255,8 @@ class Ledger:
             for name in TIMED:
                 pipe.zrange(self.key(name), 0, 0, withscores=True)
             pipe.zcard(self.key("batches"))
-            info, (seconds, micros), *soonest, batches = pipe.execute()
-        now_s = float(seconds) + float(micros) / 1e6
+            info, time, *soonest, batches = pipe.execute()
+        now_s = _epoch_s(time)
         due = {name for name, first in zip(TIMED, soonest, strict=True) if first and first[0][1] <= now_s * 1000}
         return Glance(info["run_id"], float(info["uptime_in_seconds"]), now_s, frozenset(due | ({"batches"} if batches else set())))
 
@@ -316,6 +315,12 @@ COUNTERS = (
     "calls_reused", "in_flight_at_kills", "stale_replies", "late_replies", "forward_passes", "loads", "commit_conflicts",
     "notices_made", "notices_delivered", "notices_failed",
 )
+
+
+def _epoch_s(time: tuple[int, int]) -> float:
+    """Redis' answer to TIME, in seconds."""
+    seconds, micros = time
+    return float(seconds) + float(micros) / 1e6
 
 
 def _records(jobs: Sequence[NewJob]) -> list[object]:

@@ -15,6 +15,7 @@ from symposia_shared.errors import SymposiaError, Unavailable
 from symposia_shared.retention import DAY_S, has_a_life
 from symposia_shared.settings import RetentionSettings
 from symposia_worker.batches.drive import Drive, Seams
+from symposia_worker.sleeping import Sleep
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +43,7 @@ class Driver:
         self.seams = seams
         # a coordinator that was killed and is started again is another one: what it had known is gone
         self.owner = f"{name}:{uuid.uuid4().hex[:8]}"
-        self._stop, self._wake = threading.Event(), threading.Event()
+        self._sleep = Sleep()
         self._drives: dict[str, threading.Thread] = {}
         self._thread = threading.Thread(target=self._loop, name="batches", daemon=True)
 
@@ -52,8 +53,7 @@ class Driver:
 
     def stop(self) -> None:
         """End; another coordinator may take the batches at once."""
-        self._stop.set()
-        self._wake.set()
+        self._sleep.end()
         for thread in (self._thread, *self._drives.values()):
             if thread.is_alive():
                 thread.join(timeout=10.0)
@@ -66,15 +66,11 @@ class Driver:
     def heed(self, due: Set[str]) -> None:
         """Look now if there are batches."""
         if "batches" in due:
-            self._wake.set()
+            self._sleep.wake()
 
     def _loop(self) -> None:
         expired_at = time.monotonic()
-        while True:
-            self._wake.wait(LOOK_S)
-            self._wake.clear()
-            if self._stop.is_set():
-                return
+        while self._sleep.rested(LOOK_S):
             try:
                 self._look()
                 if time.monotonic() - expired_at > EXPIRE_S:
@@ -91,6 +87,6 @@ class Driver:
             if len(self._drives) >= MOST_DRIVEN:
                 return
             if batch_id not in self._drives and self.seams.batches.hold(batch_id, self.owner) != "":
-                thread = threading.Thread(target=Drive(batch_id, self.seams, self.owner, self._stop).run, name=f"drive {batch_id}", daemon=True)
+                thread = threading.Thread(target=Drive(batch_id, self.seams, self.owner, self._sleep.over).run, name=f"drive {batch_id}", daemon=True)
                 self._drives[batch_id] = thread
                 thread.start()

@@ -24,6 +24,7 @@ from symposia_shared.results import Result
 from symposia_shared.settings import Settings
 from symposia_worker.notices.linking import send
 from symposia_worker.notices.posting import Posted, cut_all, post
+from symposia_worker.sleeping import Sleep
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +50,7 @@ class Teller:
         self._senders = ThreadPoolExecutor(SENDERS, thread_name_prefix="notice")
         self._hosts: Counter[str] = Counter()
         self._mutex = threading.Lock()
-        self._stop, self._wake = threading.Event(), threading.Event()
+        self._sleep = Sleep()
         #: whether a look found as much as could be begun, so that there may be more
         self._more = False
         self._thread = threading.Thread(target=self._loop, name="teller", daemon=True)
@@ -60,30 +61,25 @@ class Teller:
 
     def stop(self) -> None:
         """Begin nothing more; what is being sent is sent again by the next one, if its end is not written down."""
-        self._stop.set()
-        self._wake.set()
+        self._sleep.end()
         self._senders.shutdown(wait=False, cancel_futures=True)
         cut_all()
 
     def heed(self, due: Set[str]) -> None:
         """Look now if something is to be told."""
         if due & {"tellings", "notices"}:
-            self._wake.set()
+            self._sleep.wake()
 
     def _loop(self) -> None:
-        while True:
-            self._wake.wait(LOOK_S)
-            self._wake.clear()
-            if self._stop.is_set():
-                return
+        while self._sleep.rested(LOOK_S):
             try:
                 self.look()
             except Unavailable as error:
                 log.warning("notices wait: %s", error)
-                self._stop.wait(1.0)
+                self._sleep.over.wait(1.0)
             except Exception:
                 log.exception("notices")
-                self._stop.wait(1.0)
+                self._sleep.over.wait(1.0)
 
     def look(self) -> None:
         """Make what is to be made, begin to send what is due."""
@@ -160,7 +156,7 @@ class Teller:
             with self._mutex:
                 self._hosts[host] -= 1
             if self._more:
-                self._wake.set()
+                self._sleep.wake()
 
     def deliver(self, standing: Standing) -> None:
         """Send a notice once and write down what came of it."""
