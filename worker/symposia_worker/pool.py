@@ -13,9 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
 from functools import partial
-from typing import Protocol
 
 from symposia_shared.archive import Archive
 from symposia_shared.broker import Doorbell, placed_as
@@ -29,7 +27,7 @@ from symposia_worker.adoption import Adoption
 from symposia_worker.burden import Burden
 from symposia_worker.checks import COMPARER, checked
 from symposia_worker.course import Course
-from symposia_worker.engines.protocol import Pulse
+from symposia_worker.engines.asked import AskedEngine
 from symposia_worker.heartbeat import BEAT_S, Heartbeat
 from symposia_worker.nudges import Nudges
 from symposia_worker.placement import Placement
@@ -53,33 +51,10 @@ MOST_DEATHS, MOST_ATTEMPTS = 4, 20
 REST_S = 10.0
 
 
-class EngineSeat(Protocol):
-    """What a pool asks of its engine process (``engines.client.EngineProcess``)."""
-
-    @property
-    def pid(self) -> int | None: ...
-
-    @property
-    def pulse(self) -> Pulse | None: ...
-
-    def generate(self, turn_id: str, turn: Turn, on_first: Callable[[float], None], on_done: Callable[[Completion | Abstention], None], *,
-                 on_delta: Callable[[str], None] | None = None) -> None: ...
-
-    def together(self) -> AbstractContextManager[None]: ...
-
-    def cancel(self, turn_id: str) -> None: ...
-
-    def kill(self) -> None: ...
-
-    def restart(self) -> None: ...
-
-    def stop(self) -> object: ...
-
-
 class Pool:
     """The pool of one device. ``watch`` False leaves leases to expire and lost doorbells unheard: for tests of the chord alone."""
 
-    def __init__(self, *, name: str, device: str, slots: int, ledger: Ledger, archive: Archive, course: Course, bell: Doorbell, engine: EngineSeat,
+    def __init__(self, *, name: str, device: str, slots: int, ledger: Ledger, archive: Archive, course: Course, bell: Doorbell, engine: AskedEngine,
                  placement: Placement, origin: str = "", watch: bool = True, adopt: Callable[[str], dict[str, object]] | None = None,
                  rests_for: frozenset[Cause] = frozenset(), reuse_s: float = 7 * 86_400.0, memory_bytes: int = 0, swapping: Swapping | None = None,
                  spool: Spool | None = None, quarantine_s: float = FIRST_S) -> None:
