@@ -38,7 +38,7 @@ demo: $(VENV)/.installed
 	$(BIN)/symposia demo --dir $(DEMO_DIR)
 
 test: $(VENV)/.installed test-newest
-	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder --max-worker-restart=0
 
 # the second, short leg: the torch engine on the newest transformers, which optimum-intel holds back in the first
 .venv-newest/.installed: pyproject.toml constraints.txt | $(BIN)/python
