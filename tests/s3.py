@@ -15,6 +15,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 from pydantic import SecretStr
 
 from symposia_shared.settings import S3Settings
@@ -60,6 +61,19 @@ def running_s3(folder: Path, *, start_timeout_s: float = 60.0, others: Sequence[
         except subprocess.TimeoutExpired:
             server.kill()
             server.wait()
+
+
+def ranges_asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    """Key and beginning of every range that is asked of S3 from now on."""
+    asked: list[tuple[str, int]] = []
+    right = Store.get_range
+
+    def noting(self: Store, key: str, start: int, *, length: int, etag: str) -> bytes:
+        asked.append((key, start))
+        return right(self, key, start, length=length, etag=etag)
+
+    monkeypatch.setattr(Store, "get_range", noting)
+    return asked
 
 
 def _until_ready(server: subprocess.Popen[bytes], settings: S3Settings, log: Path, *, within_s: float) -> None:

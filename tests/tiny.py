@@ -80,6 +80,16 @@ def tiny_checkpoint(folder: Path, architecture: str = "llama", *, chat: bool = F
     return folder
 
 
+def endless_checkpoint(folder: Path) -> Path:
+    """A llama whose answers end by length only."""
+    tiny_checkpoint(folder, "llama", eos_token_id=None)
+    tokenizer = tiny_tokenizer()
+    tokenizer.eos_token = None
+    tokenizer.save_pretrained(folder)
+    (folder / "generation_config.json").unlink()
+    return folder
+
+
 def draw_weights(model: Any) -> None:
     """Random weights, ten times wider than usual, for the best logit to lead by far more than float32's rounding."""
     import torch

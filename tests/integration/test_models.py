@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from checkpoints import contents, facts, make_checkpoint
+from s3 import ranges_asked
 from symposia_shared import sending
 from symposia_shared.errors import BadInput, Damaged, StoreUnavailable, Unavailable, UnknownModel
 from symposia_shared.settings import S3Settings
@@ -505,19 +506,6 @@ def killed_at_half(s3: S3Settings, cache: ModelCache) -> None:
     assert half.wait(60)
     os.kill(child.pid or 0, signal.SIGKILL)
     child.join()
-
-
-def ranges_asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
-    """Key and beginning of every range that is asked of S3 from now on."""
-    asked: list[tuple[str, int]] = []
-    right = Store.get_range
-
-    def noting(self: Store, key: str, start: int, *, length: int, etag: str) -> bytes:
-        asked.append((key, start))
-        return right(self, key, start, length=length, etag=etag)
-
-    monkeypatch.setattr(Store, "get_range", noting)
-    return asked
 
 
 def test_a_download_that_was_killed_goes_on_where_it_was(models: ModelStore, s3: S3Settings, cache: ModelCache, tmp_path: Path,

@@ -17,6 +17,7 @@ import pytest
 from typer.testing import CliRunner
 
 from checkpoints import contents, facts, make_checkpoint
+from s3 import ranges_asked
 from symposia_shared.errors import BadInput, SymposiaError
 from symposia_shared.settings import S3Settings, Settings
 from symposia_shared.store import Store
@@ -68,18 +69,6 @@ class Slow:
         if done > RANGE:
             self.at_work.set()
             assert self.go_on.wait(60)
-
-
-def ranges_asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
-    asked: list[tuple[str, int]] = []
-    right = Store.get_range
-
-    def noting(self: Store, key: str, start: int, *, length: int, etag: str) -> bytes:
-        asked.append((key, start))
-        return right(self, key, start, length=length, etag=etag)
-
-    monkeypatch.setattr(Store, "get_range", noting)
-    return asked
 
 
 def until(held: Callable[[], bool], seconds: float = 60.0) -> None:

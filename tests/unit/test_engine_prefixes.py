@@ -8,7 +8,7 @@ import torch
 from asking import Asked, one_by_one, plain
 from symposia_worker.engines.prefixes import Piece, Prefixes
 from symposia_worker.engines.protocol import Load
-from tiny import ARCHITECTURES, tiny_checkpoint, tiny_tokenizer
+from tiny import ARCHITECTURES, endless_checkpoint, tiny_checkpoint
 
 SHARED = "The quick brown fox jumps over the lazy dog. Debate, then vote; the majority decides. " * 2
 ASKED = ("What?", "def add(a, b):", "Zwölf Boxkämpfer jagen Viktor quer", "x")
@@ -19,12 +19,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture(scope="module")
 def endless(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tiny_checkpoint(tmp_path_factory.mktemp("endless"), "llama", eos_token_id=None)
-    tokenizer = tiny_tokenizer()
-    tokenizer.eos_token = None
-    tokenizer.save_pretrained(folder)
-    (folder / "generation_config.json").unlink()
-    return folder
+    return endless_checkpoint(tmp_path_factory.mktemp("endless"))
 
 
 def tokens(folder: Path, text: str) -> int:

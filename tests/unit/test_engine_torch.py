@@ -21,7 +21,7 @@ from symposia_worker.engines.packed import PackedLinear
 from symposia_worker.engines.protocol import Delta, Done, Failed, First, Generate, Load
 from symposia_worker.engines.slots import Slots
 from symposia_worker.engines.torch import TorchEngine
-from tiny import ARCHITECTURES, edit_config, tiny_checkpoint, tiny_tokenizer
+from tiny import ARCHITECTURES, edit_config, endless_checkpoint, tiny_checkpoint, tiny_tokenizer
 
 PROMPTS = (
     "def add(a", "The quick brown fox jumps over the lazy dog. " * 4, "What?", "Zwölf Boxkämpfer jagen Viktor quer über den Deich",
@@ -40,13 +40,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def endless(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A llama whose answers end by length only."""
-    folder = tiny_checkpoint(tmp_path_factory.mktemp("endless"), "llama", eos_token_id=None)
-    tokenizer = tiny_tokenizer()
-    tokenizer.eos_token = None
-    tokenizer.save_pretrained(folder)
-    (folder / "generation_config.json").unlink()
-    return folder
+    return endless_checkpoint(tmp_path_factory.mktemp("endless"))
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

@@ -9,7 +9,6 @@ import socket
 import stat
 import subprocess
 import sys
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -25,7 +24,6 @@ from symposia_shared.ledger import Ledger
 from symposia_shared.settings import Settings, load
 from symposia_worker.program import wanted
 from symposia_worker.stack import credentials, ports, services, state, tether
-from symposia_worker.stack.alarm import Alarm
 from symposia_worker.stack.blueprint import Plan, draw, without_secrets
 from symposia_worker.stack.commands import SYMPOSIA, PoolOrder
 from symposia_worker.stack.devices import CPU_MEMORY_SHARE, DeviceShare, shares
@@ -361,17 +359,21 @@ class _NoLedger:
 
 
 def test_a_signal_ends_the_supervisor_s_sleep_and_one_that_came_before_does_too() -> None:
-    before = signal.signal(signal.SIGUSR1, lambda *_: None)
-    try:
+    # In a process of its own: what signals itself is no place for other tests
+    program = """if True:
+        import os, signal, threading
+        from symposia_worker.stack.alarm import Alarm
+
+        signal.signal(signal.SIGUSR1, lambda *_: None)
         with Alarm() as alarm:
             alarm.wait(0.0)
             os.kill(os.getpid(), signal.SIGUSR1)
             alarm.wait(3600.0)
             threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGUSR1)).start()
             alarm.wait(3600.0)
-        assert signal.set_wakeup_fd(-1) == -1
-    finally:
-        signal.signal(signal.SIGUSR1, before)
+        print("awake", signal.set_wakeup_fd(-1))
+    """
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True).stdout == "awake -1\n"
 
 
 def test_a_calm_stack_reads_its_workers_heartbeats_more_rarely_and_counts_the_same_seconds() -> None:
