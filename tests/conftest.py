@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
+
+from symposia_worker.imports import leave_out
 
 # Tests start hundreds of processes of ours, and xdist's workers read all tests: where Python is told to keep no bytecode, each would compile all anew.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -15,6 +18,8 @@ sys.dont_write_bytecode = False
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+
+leave_out(["sklearn"])  # the exporter, run in here, needs scipy
 
 # a busy machine is no failure
 settings.register_profile("ours", deadline=None)
@@ -29,6 +34,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest files first, the others as they were."""
     rank = {name: n for n, name in enumerate(_LONGEST)}
     items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
+
+
+def pytest_collection_finish() -> None:
+    """What was imported and collected stays: no collection of garbage has to look through it again, and engines collect at each unload."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="module")

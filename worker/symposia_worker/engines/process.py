@@ -51,6 +51,7 @@ from symposia_worker.engines.protocol import (
     read_command,
 )
 from symposia_worker.engines.scripted import ScriptedEngine
+from symposia_worker.imports import leave_out
 
 log = logging.getLogger("symposia.engine")
 
@@ -272,6 +273,7 @@ def _short(error: BaseException) -> str:
 def main() -> None:
     """Serve the pool at the other end of ``--fd``."""
     die_with_parent()
+    leave_out()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # a terminal's Ctrl-C reaches the whole group; the pool decides
     parser = argparse.ArgumentParser(description=__doc__)

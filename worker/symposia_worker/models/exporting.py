@@ -51,7 +51,7 @@ def run_measure(folder: Path, mode: FormMode, *, name: str, threads: int) -> Rat
 
 def _run(module: str, arguments: list[str], *, name: str, threads: int, progress: Progress) -> dict[str, Any]:
     """The last line of a child, those of progress passed on."""
-    command = [sys.executable, "-P", "-m", f"symposia_worker.families.{module}", *arguments, "--threads", str(threads)]
+    command = [sys.executable, "-P", "-m", "symposia_worker.imports", f"symposia_worker.families.{module}", *arguments, "--threads", str(threads)]
     last: dict[str, Any] = {}
     with tempfile.TemporaryFile("w+", errors="replace") as said, _child(command, said, threads) as child:
         for line in child.stdout or ():
