@@ -41,8 +41,7 @@ Forms = Callable[[str], Path]
 
 @pytest.fixture(scope="session")
 def forms(tmp_path_factory: pytest.TempPathFactory) -> Forms:
-    root = tmp_path_factory.mktemp("forms")
-    return lambda architecture: exported(root, architecture)
+    return lambda architecture: exported(tmp_path_factory, architecture)
 
 
 class Asked(Stepped):

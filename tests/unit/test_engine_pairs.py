@@ -35,7 +35,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture(scope="module")
 def t5(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return exported(tmp_path_factory.mktemp("pairs"), "t5")
+    return exported(tmp_path_factory, "t5")
 
 
 class Asked(Stepped):
@@ -221,8 +221,8 @@ def test_a_micro_batch_that_fits_nowhere_fails_and_the_others_wait_for_room(t5: 
         Asked(t5, memory=1000)
 
 
-def test_it_is_advanced_beside_a_decoder(t5: Path, tmp_path: Path) -> None:
-    decoder = exported(tmp_path, "llama")
+def test_it_is_advanced_beside_a_decoder(t5: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    decoder = exported(tmp_path_factory, "llama")
     asked = Asked(t5)
     asked.engine.load(Load(checkpoint="decoder", folder=str(decoder / "exact"), engine="openvino"))
     asked.engine.admit(Generate(id="decoded", checkpoint="decoder", messages=user("def add(a"), sampling=Sampling(max_tokens=10)))

@@ -25,7 +25,7 @@ from tiny import tiny_checkpoint
 
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return exported(tmp_path_factory.mktemp("forms"), "llama")
+    return exported(tmp_path_factory, "llama")
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def test_an_architecture_that_genai_serves_wrongly_is_refused(tmp_path: Path) ->
 
 @pytest.fixture(scope="module")
 def t5(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return exported(tmp_path_factory.mktemp("forms"), "t5")
+    return exported(tmp_path_factory, "t5")
 
 
 def prepared_pair(forms: Path, *, reference: float) -> TestedPair:
