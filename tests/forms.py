@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from functools import cache
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,6 @@ from symposia_worker.models.locks import locked
 from tiny import tiny_checkpoint
 
 
-@cache
 def exported(folders: pytest.TempPathFactory, architecture: str) -> Path:
     """A folder with ``torch`` (the checkpoint), ``exact`` and ``fast``, to be read only. ``architecture``: ``t5``, or one that ``tiny_checkpoint`` makes.
 

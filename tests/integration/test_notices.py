@@ -75,7 +75,8 @@ def test_what_was_not_taken_is_sent_again_though_every_process_is_killed(told_st
     receiver.statuses += [500]
     handle = told_stack.client.submit(echo(), webhook=receiver.url)
     handle.result(30)
-    wait_for(lambda: receiver.came)
+    # once its try is written down: what is killed before that is sent again only after the sender's lease of 90 s (test_outbox.py)
+    wait_for(lambda: [s.tries for s in told_stack.client.outbox.all(job_id=handle.job_id)] == [1])
     for role in ("coordinator", "pool", "api", "broker"):
         told_stack.kill(role)
     wait_for(lambda: len(receiver.came) > 1, 60)
