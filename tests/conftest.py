@@ -18,7 +18,6 @@ sys.dont_write_bytecode = False
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-
 leave_out(["sklearn"])  # the exporter, run in here, needs scipy
 
 # a busy machine is no failure

@@ -13,14 +13,16 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pytest
 from pydantic import SecretStr
 
 from symposia_shared.settings import S3Settings
 from symposia_shared.store import Store
 from symposia_worker.stack import tether
+
+if TYPE_CHECKING:  # benchmarks start this S3 too, without pytest
+    import pytest
 
 _SERVERS = ("s3", "master", "volume", "filer", "admin")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -114,6 +115,13 @@ def test_three_kinds_side_by_side_give_what_transformers_gives_one_by_one(pool: 
     assert vectors is not None
     for text, vector in zip(TEXTS, vectors, strict=True):
         assert torch.allclose(torch.tensor(vector), mean(folders["encoder"], text), atol=1e-5)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the files a process has mapped")
+def test_the_process_has_loaded_neither_scikit_learn_nor_scipy(pool: Pool) -> None:
+    mapped = Path(f"/proc/{pool.engine.pid}/maps").read_text()
+    assert "/site-packages/torch/" in mapped
+    assert not [part for part in ("/site-packages/sklearn/", "/site-packages/scipy/") if part in mapped]
 
 
 def test_what_a_kind_cannot_do_is_refused_by_name_and_the_others_go_on(pool: Pool) -> None:

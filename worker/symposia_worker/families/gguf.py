@@ -31,18 +31,17 @@ class Fields(Mapping[str, Any]):
 
         try:
             self.reader = GGUFReader(file)
-            self._fields = self.reader.fields
         except Exception as error:  # what it raises depends on where the damage is
             raise Refused(f"{file.name} is not a sound GGUF file: {error}", "Fetch it again.") from None
 
     def __getitem__(self, name: str) -> Any:
-        return self._fields[name].contents()
+        return self.reader.fields[name].contents()
 
     def __iter__(self) -> Any:
-        return iter(self._fields)
+        return iter(self.reader.fields)
 
     def __len__(self) -> int:
-        return len(self._fields)
+        return len(self.reader.fields)
 
     def token(self, role: str) -> str | None:
         """The token of a role: bos, eos, unknown, padding."""
@@ -166,7 +165,8 @@ def convert(file: Path, folder: Path) -> Loaded:
     tokenizer = tokenizer_of(fields)
     _check_bos(tokenizer, fields)
     with read_once(fields.reader):
-        model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32, local_files_only=True).eval()
+        model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32, local_files_only=True,
+                                                     trust_remote_code=False).eval()
     require_plain_english(bits_per_byte(model, tokenizer))
     ids = specimen_ids(tokenizer)
     if hasattr(model.config, "quantization_config"):
